@@ -1,0 +1,167 @@
+"""The sealed adapter: one safetensors file that says what it was made for, and is refused elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sam_lora import __version__
+from sam_lora.files import write_aside
+from sam_lora.weights import tensors_digest
+
+FORMAT_VERSION = 1
+DEFAULT_PREPROCESSING = {"percentiles": [0.5, 99.5]}  # of raw intensities; what is uint8 already stays as it is
+METADATA_KEY = "sam_lora_adapter"
+
+
+class AdapterError(ValueError):
+    """An adapter file is broken, or was made for something else."""
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """What an adapter was made for; all of it is compared when the adapter is loaded.
+
+    Args:
+        variant: row of the table of variants.
+        base_digest: digest of the base tensors, None for foreign files, which do not say.
+        rank: inner width of the LoRA updates.
+        alpha: the updates are scaled by ``alpha / rank``.
+        targets: adapted projections, out of q, k, v, proj, mlp.
+        layers: indices of the adapted attention layers, counted through the encoder.
+        decoder: "frozen", "lora" or "full" (prompt encoder and mask decoder trained whole).
+        image_size: pixels a side of what the encoder sees.
+        labels: value -> name of the labels it was trained on; empty where the data named none.
+        preprocessing: how raw intensities became [0, 255]: ``{"percentiles": [0.5, 99.5]}`` or
+            ``{"window": [level, width]}``.
+    """
+
+    variant: str
+    base_digest: str | None
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    layers: tuple[int, ...]
+    decoder: str
+    image_size: int
+    labels: dict[int, str] = field(default_factory=dict)
+    preprocessing: dict[str, list[float]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dictionary that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> AdapterSpec:
+        """From :meth:`to_json`."""
+        values = {f.name: content[f.name] for f in dataclasses.fields(AdapterSpec)}
+        values |= {"targets": tuple(values["targets"]), "layers": tuple(values["layers"])}
+        values["labels"] = {int(value): name for value, name in values["labels"].items()}
+        return AdapterSpec(**values)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter in memory.
+
+    Args:
+        spec: what it was made for.
+        tensors: the trained tensors under the network's own names.
+        record: what is told and not compared: training cases (salted digests), metrics, date, code version.
+    """
+
+    spec: AdapterSpec
+    tensors: dict[str, Tensor]
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def describe_cases(contents: list[str]) -> dict[str, Any]:
+    """Digests of training cases under a fresh salt: a holder of a case can check it, nobody can read a name.
+
+    Args:
+        contents: one content digest per case.
+    """
+    salt = secrets.token_hex(16)
+    return {"salt": salt, "cases": sorted(hashlib.sha256((salt + c).encode()).hexdigest() for c in contents)}
+
+
+def write_adapter(path: Path, adapter: Adapter) -> None:
+    """Write an adapter, aside and renamed: a reader sees all of it or the file before."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.tensors.items()}
+    content = {
+        "format_version": FORMAT_VERSION,
+        "spec": adapter.spec.to_json(),
+        "tensors": tensors_digest(tensors),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "code_version": __version__,
+        **adapter.record,
+    }
+    with write_aside(path) as temporary:
+        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(content)})
+
+
+def read_adapter(path: Path) -> Adapter:
+    """Read an adapter and check its seal.
+
+    Raises:
+        AdapterError: if the file is missing, no safetensors file, not an adapter of ours, of an unknown format
+            version, cut short, or altered since it was written.
+    """
+    if not path.is_file():
+        raise AdapterError(f"There is no adapter {path}.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AdapterError(
+            f"{path} is no readable safetensors file: it is cut short, or of another format (a pickle is never read "
+            f"as an adapter). A foreign adapter is taken in with `python scripts/adapter.py import`."
+        ) from error
+    if METADATA_KEY not in metadata:
+        raise AdapterError(
+            f"{path} is a safetensors file but no adapter of SAM-LoRA: `python scripts/adapter.py import` takes in "
+            f"the formats of Sam_LoRA and SAMed."
+        )
+    content = json.loads(metadata[METADATA_KEY])
+    if content["format_version"] != FORMAT_VERSION:
+        raise AdapterError(
+            f"{path} has format version {content['format_version']}, this code reads version {FORMAT_VERSION}: update "
+            f"the code."
+        )
+    if content["tensors"] != tensors_digest(tensors):
+        raise AdapterError(f"{path} was altered after it was written: its tensors do not match its seal.")
+    sealed = {"format_version", "spec", "tensors"}
+    record = {key: value for key, value in content.items() if key not in sealed}
+    return Adapter(AdapterSpec.from_json(content["spec"]), tensors, record)
+
+
+def check_adapter(adapter: Adapter, spec: AdapterSpec, path: Path) -> None:
+    """Make sure that an adapter fits a network.
+
+    Labels and preprocessing are compared where both sides have them. A foreign adapter knows no base digest: its
+    variant is all there is to compare.
+
+    Raises:
+        AdapterError: naming the first field that differs, and both values.
+    """
+    for name, mine in spec.to_json().items():
+        theirs = adapter.spec.to_json()[name]
+        optional = name in {"base_digest", "labels", "preprocessing"}
+        if theirs != mine and not (optional and not (theirs and mine)):
+            raise AdapterError(f"{path} was made for {name} {_show(theirs)}, this network has {name} {_show(mine)}.")
+
+
+def _show(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict | list | tuple) else str(value)

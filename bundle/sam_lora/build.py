@@ -1,0 +1,249 @@
+"""The network every config builds: SAM with LoRA in it. The only file that joins the two."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sam_lora.adapter import DEFAULT_PREPROCESSING, Adapter, AdapterError, AdapterSpec, check_adapter, read_adapter
+from sam_lora.files import write_aside
+from sam_lora.lora import inject_lora, lora_parameter_names, merge_lora
+from sam_lora.networks import Sam, look_up_variant
+from sam_lora.networks.image_encoder import ImageEncoder
+from sam_lora.networks.tiny_vit import TinyViT
+from sam_lora.weights import MODELS_DIR, WeightsError, find_weights, load_weights, tensors_digest
+
+TARGETS = ("q", "k", "v", "proj", "mlp")
+DECODER_MODES = ("frozen", "lora", "full")
+DEFAULTS = {"variant": "vit_t", "rank": 4, "targets": ("q", "v"), "layers": "all", "decoder": "frozen"}
+
+logger = logging.getLogger(__name__)
+
+
+class SamLora(Sam):
+    """SAM with adapted layers. Parameter names are official SAM's, plus ``lora_`` ones beside the weights they adapt.
+
+    Attributes:
+        spec: what the adapter in this network is made for.
+    """
+
+    spec: AdapterSpec
+
+    def trainable_names(self) -> set[str]:
+        """Names of the parameters an adapter consists of."""
+        names = lora_parameter_names(self)
+        if self.spec.decoder == "full":
+            names |= {n for n, _ in self.named_parameters() if n.startswith(("prompt_encoder.", "mask_decoder."))}
+        return names
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """The trained tensors by name, detached; what an adapter file and ``model.pt`` hold."""
+        parameters = dict(self.named_parameters())
+        return {name: parameters[name].detach() for name in sorted(self.trainable_names())}
+
+    def load_adapter(self, adapter: Adapter, path: Path) -> None:
+        """Put an adapter's tensors into the network.
+
+        Raises:
+            AdapterError: if it was made for another network, or lacks or adds a tensor.
+        """
+        check_adapter(adapter, self.spec, path)
+        self.load_adapter_tensors(adapter.tensors, path)
+
+    def load_adapter_tensors(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        """Put trained tensors into the network; AdapterError if names or shapes differ from :meth:`adapter_tensors`."""
+        own = self.adapter_tensors()
+        for name in sorted(own.keys() ^ tensors.keys()):
+            side = "lacks" if name in own else "holds, and this network has no,"
+            raise AdapterError(f"{path} {side} {name}.")
+        for name, tensor in tensors.items():
+            if own[name].shape != tensor.shape:
+                raise AdapterError(
+                    f"{path} holds {name} of shape {tuple(tensor.shape)}, this network's is {tuple(own[name].shape)}."
+                )
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                own[name].copy_(tensor)
+
+    def merged(self) -> Sam:
+        """A copy for inference: LoRA merged into the weights, plain official names, nothing trainable."""
+        network = copy.deepcopy(self)
+        merge_lora(network)
+        plain = Sam(network.image_encoder, network.image_size, network.normalization)
+        plain.prompt_encoder, plain.mask_decoder = network.prompt_encoder, network.mask_decoder
+        return plain.requires_grad_(False).eval().to(network.pixel_mean.device)
+
+
+def build_sam_lora(
+    variant: str | None = None,
+    rank: int | None = None,
+    alpha: float | None = None,
+    targets: Sequence[str] | None = None,
+    layers: Sequence[int] | str | None = None,
+    decoder: str | None = None,
+    image_size: int | None = None,
+    labels: Mapping[Any, str] | None = None,
+    preprocessing: Mapping[str, Sequence[float]] | None = None,
+    adapter: str | None = None,
+    weights: str | None = None,
+    gradient_checkpointing: bool = False,
+) -> SamLora:
+    """Build the network: base weights, LoRA at its start (identity), or an adapter.
+
+    What is None is the adapter's where one is given, else the default in parentheses. What is given and differs from
+    the adapter's is refused.
+
+    Args:
+        variant: row of the table of variants (vit_t).
+        rank: inner width of the LoRA updates, from 1 to the smaller side of the adapted layers (4).
+        alpha: the updates are scaled by ``alpha / rank`` (the rank, so a scale of 1).
+        targets: adapted projections, out of q, k, v, proj, mlp (q and v).
+        layers: indices of adapted attention layers, counted through the encoder, or "all" (all).
+        decoder: "frozen", "lora" (q and v of its attention), or "full": prompt encoder and mask decoder trained
+            whole (frozen).
+        image_size: pixels a side of what the encoder sees (the variant's own).
+        labels: value -> name.
+        preprocessing: ``{"percentiles": [low, high]}`` or ``{"window": [level, width]}`` (0.5 and 99.5 percent).
+        adapter: path of an adapter file.
+        weights: path of the base checkpoint (found by :func:`sam_lora.weights.find_weights`).
+        gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
+
+    Returns:
+        The network in training mode; only the adapter's parameters require gradients.
+
+    Raises:
+        ValueError: naming the argument, the rule and the value; also WeightsError and AdapterError, which are ones.
+    """
+    given = None if not adapter else read_adapter(Path(adapter))
+    if given is not None:
+        known = given.spec
+        variant, rank, alpha = _agreed(variant, known.variant), _agreed(rank, known.rank), _agreed(alpha, known.alpha)
+        targets, layers = _agreed(targets, known.targets), _agreed(layers, known.layers)
+        decoder, image_size = _agreed(decoder, known.decoder), _agreed(image_size, known.image_size)
+        labels, preprocessing = labels or known.labels, preprocessing or known.preprocessing
+    variant = variant or str(DEFAULTS["variant"])
+    row = look_up_variant(variant)
+    network = SamLora(row.encoder(), row.image_size if image_size is None else image_size, row.normalization)
+    base = load_weights(Path(weights) if weights else find_weights(variant), variant)
+    _load_base(network, base, variant)
+    rank = int(DEFAULTS["rank"]) if rank is None else rank  # type: ignore[call-overload]
+    network.spec = AdapterSpec(
+        variant=variant,
+        base_digest=tensors_digest(base),
+        rank=rank,
+        alpha=float(rank if alpha is None else alpha),
+        targets=_checked_targets(targets),
+        layers=_checked_layers(network, layers),
+        decoder=_checked_decoder(decoder),
+        image_size=network.image_size,
+        labels={int(value): str(name) for value, name in (labels or {}).items()},
+        preprocessing={key: [float(v) for v in values] for key, values in (preprocessing or DEFAULT_PREPROCESSING).items()},
+    )
+    _inject(network)
+    if given is not None:
+        network.load_adapter(given, Path(str(adapter)))
+    network.image_encoder.gradient_checkpointing = gradient_checkpointing
+    trainable = network.trainable_names()
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in trainable)
+    return network
+
+
+def _agreed(mine: Any, theirs: Any) -> Any:
+    """The adapter's value where none is given; a given one is compared later, with a sentence that names both."""
+    return theirs if mine is None or mine == "all" else mine
+
+
+def _load_base(network: SamLora, base: dict[str, Tensor], variant: str) -> None:
+    own = network.state_dict()
+    for name in sorted(own.keys() ^ base.keys()):
+        raise WeightsError(f"The checkpoint of {variant} {'lacks' if name in own else 'holds the unknown'} {name}.")
+    for name, tensor in base.items():
+        if own[name].shape != tensor.shape:
+            raise WeightsError(f"{name} has shape {tuple(tensor.shape)}, {variant} wants {tuple(own[name].shape)}.")
+    network.load_state_dict(base)
+
+
+def _checked_targets(targets: Sequence[str] | None) -> tuple[str, ...]:
+    chosen = tuple(DEFAULTS["targets"] if targets is None else targets)  # type: ignore[arg-type]
+    if not chosen or isinstance(targets, str) or not set(chosen) <= set(TARGETS):
+        raise ValueError(f"targets must be a list out of {', '.join(TARGETS)}, got {targets!r}.")
+    return tuple(t for t in TARGETS if t in chosen)
+
+
+def _checked_layers(network: SamLora, layers: Sequence[int] | str | None) -> tuple[int, ...]:
+    count = len(attention_layers(network.image_encoder))
+    if layers is None or layers == "all":
+        return tuple(range(count))
+    if isinstance(layers, str) or not layers or not set(layers) <= set(range(count)):
+        raise ValueError(f'layers must be "all" or a list of whole numbers from 0 to {count - 1}, got {layers!r}.')
+    return tuple(sorted(set(layers)))
+
+
+def _checked_decoder(decoder: str | None) -> str:
+    mode = str(DEFAULTS["decoder"]) if decoder is None else decoder
+    if mode not in DECODER_MODES:
+        raise ValueError(f"decoder must be one of {', '.join(DECODER_MODES)}, got {decoder!r}.")
+    return mode
+
+
+def attention_layers(encoder: ImageEncoder | TinyViT) -> list[str]:
+    """Names, inside the encoder, of the blocks that hold attention, in order: what ``layers`` counts."""
+    return [name for name, module in encoder.named_modules() if hasattr(module, "attn")]
+
+
+def _inject(network: SamLora) -> None:
+    spec = network.spec
+    blocks = attention_layers(network.image_encoder)
+    for index in spec.layers:
+        block = network.image_encoder.get_submodule(blocks[index])
+        _inject_block(network, f"image_encoder.{blocks[index]}", block, spec)
+    if spec.decoder == "lora":
+        for name, module in list(network.mask_decoder.named_modules()):
+            if name.endswith(("q_proj", "v_proj")) and isinstance(module, nn.Linear):
+                inject_lora(network, f"mask_decoder.{name}", {name[-6]: None}, spec.rank, spec.alpha)
+
+
+def _inject_block(network: SamLora, name: str, block: nn.Module, spec: AdapterSpec) -> None:
+    fused: dict[str, Tensor | None] = {part: block.attn.qkv_rows(part) for part in "qkv" if part in spec.targets}
+    if fused:
+        inject_lora(network, f"{name}.attn.qkv", fused, spec.rank, spec.alpha)
+    if "proj" in spec.targets:
+        inject_lora(network, f"{name}.attn.proj", {"proj": None}, spec.rank, spec.alpha)
+    if "mlp" in spec.targets:
+        for child, module in list(block.mlp.named_children()):
+            if isinstance(module, nn.Linear):
+                inject_lora(network, f"{name}.mlp.{child}", {"mlp": None}, spec.rank, spec.alpha)
+
+
+def report_trainable(network: SamLora) -> str:
+    """Trainable parameters by part and their share, one line each; logged at the start of training."""
+    lines = []
+    for part, module in network.named_children():
+        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        lines.append((part, trained, sum(p.numel() for p in module.parameters())))
+    lines.append(("total", sum(line[1] for line in lines), sum(line[2] for line in lines)))
+    return "\n".join(f"{part:<15}{trained:>12,} of {total:>12,} trainable ({trained / total:.2%})"
+                     for part, trained, total in lines)  # fmt: skip
+
+
+def write_model(network: SamLora, path: Path) -> None:
+    """Write ``model.pt``: the trained tensors under the network's names, for MONAI's own (non-strict) loaders."""
+    with write_aside(path) as temporary:
+        torch.save({name: tensor.cpu() for name, tensor in network.adapter_tensors().items()}, temporary)
+
+
+def write_zero_model(variant: str, folder: Path = MODELS_DIR) -> Path:
+    """Write the ``model.pt`` of an adapter that changes nothing, unless there is one: MONAI Label wants the file."""
+    path = folder / "model.pt"
+    if not path.exists():
+        write_model(build_sam_lora(variant), path)
+    return path
+
+

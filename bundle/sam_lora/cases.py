@@ -1,0 +1,349 @@
+"""Cases: one image and its label map, from any format, on the grid they are stored on.
+
+The npz contract: ``imgs`` (N, H, W) or (N, H, W, 3), ``gts`` (N, H, W), optional ``spacing`` (mm, i j k), ``affine``
+(4 x 4), ``labels`` (JSON, value -> name) and ``source_digest``. ``imgs[k]`` is the slice shown to the network, rows j
+and columns i, as SimpleITK-made files have it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from monai.config import PathLike
+from monai.data import ImageReader
+from monai.transforms import LoadImage
+from PIL import Image
+
+from sam_lora.adapter import DEFAULT_PREPROCESSING
+from sam_lora.files import write_aside
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+class CaseError(ValueError):
+    """A case that cannot be used; the sentence names the file and the rule."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image and its label map, slices first.
+
+    Args:
+        name: file name without ending.
+        image: ``(K, H, W)`` or ``(K, H, W, 3)``, uint8; rows are j, columns i.
+        label: ``(K, H, W)``, integers, 0 background; None where there is none.
+        spacing: size of a voxel in mm, (i, j, k); None where the file does not say.
+        affine: voxel (i, j, k) -> RAS mm, 4 x 4.
+        content: digest of image and label.
+    """
+
+    name: str
+    image: np.ndarray
+    label: np.ndarray | None
+    spacing: tuple[float, float, float] | None
+    affine: np.ndarray
+    content: str
+
+
+class NpzReader(ImageReader):
+    """Lets MONAI's ``LoadImage`` read the npz contract, in voxel order (i, j, k[, channel]).
+
+    Args:
+        key: "imgs" or "gts".
+    """
+
+    def __init__(self, key: str = "imgs") -> None:
+        self.key = key
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        """Whether the file is an npz."""
+        return isinstance(filename, str | Path) and Path(filename).suffix == ".npz"
+
+    def read(self, data: Sequence[PathLike] | PathLike, **_: Any) -> dict[str, Any]:
+        """Open a file; CaseError if it is no readable npz or lacks the key."""
+        path = Path(str(data if isinstance(data, str | Path) else data[0]))
+        content = _read_npz(path, (self.key, "spacing", "affine"))
+        if self.key not in content:
+            raise CaseError(f"{path} must hold `imgs` and `gts`; it has no `{self.key}`.")
+        return {"path": path, **content}
+
+    def get_data(self, img: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+        """The array in voxel order, and its geometry."""
+        array = img[self.key]
+        if array.ndim not in (3, 4) or (array.ndim == 4 and (array.shape[-1] != 3 or self.key != "imgs")):
+            raise CaseError(
+                f"`{self.key}` of {img['path']} must have shape (N, H, W){' or (N, H, W, 3)' if self.key == 'imgs' else ''}"
+                f", got {array.shape}."
+            )
+        spacing = np.asarray(img.get("spacing", (1, 1, 1)), float)
+        affine = np.asarray(img["affine"], float) if "affine" in img else np.diag([*spacing, 1])
+        array = np.moveaxis(array, (0, 1, 2), (2, 1, 0))
+        meta = {"affine": affine, "original_affine": affine, "spatial_shape": np.array(array.shape[:3]), "space": "RAS"}
+        if array.ndim == 4:
+            meta["original_channel_dim"] = -1
+        else:
+            meta["original_channel_dim"] = float("nan")
+        meta["has_spacing"] = "spacing" in img or "affine" in img
+        return array, meta
+
+
+def read_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read an image or a label map in voxel order, as a volume.
+
+    Args:
+        path: a file, or a folder with one DICOM series.
+        key: "imgs" or "gts", for npz.
+
+    Returns:
+        ``(I, J, K)`` or ``(I, J, K, 3)`` and MONAI's metadata.
+
+    Raises:
+        CaseError: if it cannot be read, or has another number of dimensions.
+    """
+    if not path.exists():
+        raise CaseError(f"There is no {path}.")
+    reader = {"reader": NpzReader(key)} if path.suffix == ".npz" else {}
+    try:
+        image = LoadImage(image_only=True, dtype=None, **reader)(path)
+    except CaseError:
+        raise
+    except Exception as error:  # readers of a dozen libraries, each with exceptions of its own
+        raise CaseError(f"{path} cannot be read as an image: {str(error).splitlines()[0]}") from error
+    array = np.asarray(image)
+    meta = dict(image.meta)
+    channels = _channels(array, meta, path)
+    if channels:
+        array = array[..., :3] if channels >= 3 else array[..., 0]
+    if array.ndim - (1 if channels >= 3 else 0) == 2:
+        array = array[:, :, None]
+    if array.ndim != (4 if channels >= 3 else 3):
+        raise CaseError(f"{path} must be an image or a volume, it has shape {array.shape}.")
+    return array, meta
+
+
+def _channels(array: np.ndarray, meta: Mapping[str, Any], path: Path) -> int:
+    """Number of values per voxel stored in a last axis; 0 where there is no such axis."""
+    last = array.shape[-1]
+    if meta.get("original_channel_dim") in (-1, array.ndim - 1) and last in (1, 2, 3, 4):
+        return int(last)
+    if array.ndim == 4 and last > 4:
+        raise CaseError(f"{path} is a series of {last} volumes; give one volume.")
+    return int(last) if array.ndim == 4 else 0
+
+
+def to_uint8(volume: np.ndarray, preprocessing: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """Bring raw intensities to [0, 255], once per volume, the same way for training and serving.
+
+    uint8 is kept as it is: npz cases and photographs already are what the network wants.
+
+    Args:
+        volume: any shape.
+        preprocessing: ``{"window": [level, width]}`` (CT, in HU), or ``{"percentiles": [low, high]}`` of the voxels
+            that are not zero (MR, ultrasound): zero, the background of MR, stays zero.
+
+    Returns:
+        uint8, the same shape.
+
+    Raises:
+        CaseError: if there is a NaN or infinite value, or the preprocessing is not one of the two.
+    """
+    if volume.dtype == np.uint8:
+        return volume
+    if not np.isfinite(volume).all():
+        raise CaseError(f"The image holds {int((~np.isfinite(volume)).sum())} values that are NaN or infinite.")
+    low, high = _range(volume, preprocessing)
+    scaled = (volume.astype(np.float32) - low) / max(high - low, 1e-6)
+    scaled = np.clip(scaled, 0, 1) * 255
+    if "percentiles" in preprocessing:
+        scaled[volume == 0] = 0
+    return scaled.round().astype(np.uint8)
+
+
+def _range(volume: np.ndarray, preprocessing: Mapping[str, Sequence[float]]) -> tuple[float, float]:
+    match dict(preprocessing):
+        case {"window": [level, width], **rest} if not rest and width > 0:
+            return level - width / 2, level + width / 2
+        case {"percentiles": [low, high], **rest} if not rest and 0 <= low < high <= 100:
+            present = volume[volume != 0]
+            return tuple(np.percentile(present, [low, high])) if present.size else (0.0, 1.0)
+    raise CaseError(
+        'preprocessing must be {"window": [level, width]} or {"percentiles": [low, high]} with 0 <= low < high <= 100, '
+        f"got {preprocessing!r}."
+    )
+
+
+def read_case(
+    entry: Mapping[str, Any], preprocessing: Mapping[str, Sequence[float]] = DEFAULT_PREPROCESSING
+) -> Case:
+    """Read one entry of a datalist.
+
+    Args:
+        entry: ``{"image": path, "label": path}``; for npz both name the same file; no label is needed for inference.
+        preprocessing: see :func:`to_uint8`.
+
+    Raises:
+        CaseError: naming the file, if something is missing, unreadable, of another shape, or not finite.
+    """
+    path = Path(str(entry["image"]))
+    array, meta = read_array(path, "imgs")
+    try:
+        image = to_uint8(array, preprocessing)
+    except CaseError as error:
+        raise CaseError(f"{path}: {error}") from error
+    label = None
+    if entry.get("label"):
+        label = read_label(Path(str(entry["label"])), array.shape[:3], path)
+    affine = np.asarray(meta.get("affine", np.eye(4)), float)
+    has_spacing = meta.get("has_spacing", path.suffix.lower() not in PICTURES)
+    spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)) if has_spacing else None
+    image = _slices_first(image)
+    label = None if label is None else _slices_first(label)
+    digest = hashlib.sha256(image)
+    if label is not None:
+        digest.update(label)
+    return Case(stem(path), image, label, spacing, affine, digest.hexdigest())  # type: ignore[arg-type]
+
+
+def read_label(path: Path, shape: Sequence[int], image: Path) -> np.ndarray:
+    """Read a label map ``(I, J, K)`` and make sure that it fits its image.
+
+    Raises:
+        CaseError: if its shape differs, or its values are not whole numbers from 0.
+    """
+    array, _ = read_array(path, "gts")
+    if array.ndim == 4:
+        raise CaseError(f"{path} must hold one label per voxel, it has {array.shape[-1]} channels.")
+    if array.shape != tuple(shape):
+        raise CaseError(f"{image} has shape {tuple(shape)}, its label {path} has {array.shape}; they must be equal.")
+    if not np.isfinite(array).all() or (array != np.round(array)).any() or array.min() < 0:
+        raise CaseError(f"{path} must hold whole numbers from 0, each above 0 an object.")
+    return array.astype(np.uint8 if array.max() < 256 else np.int32)
+
+
+def _slices_first(array: np.ndarray) -> np.ndarray:
+    """Voxel order (i, j, k[, c]) -> (k, j, i[, c]), contiguous: what is stored slice by slice is read so."""
+    return np.ascontiguousarray(np.moveaxis(array, (0, 1, 2), (2, 1, 0)))
+
+
+def stem(path: Path) -> str:
+    """File name without ending, ``.nii.gz`` being one ending."""
+    return path.name.removesuffix(".gz").rsplit(".", 1)[0] if path.is_file() else path.name
+
+
+def write_mask(path: Path, mask: np.ndarray, affine: np.ndarray, image: Path) -> Path:
+    """Write a label map on the grid of its image: PNG for a picture, else NIfTI.
+
+    Args:
+        path: where to, without ending.
+        mask: ``(K, H, W)``, integers.
+        affine: of the image, voxel -> RAS mm.
+        image: file of the image; its ending decides.
+
+    Returns:
+        The path with its ending.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if image.suffix.lower() in PICTURES and len(mask) == 1:
+        path = path.with_name(path.name + ".png")
+        with write_aside(path) as temporary:
+            Image.fromarray(mask[0].astype(np.uint8 if mask.max() < 256 else np.uint16)).save(temporary, "PNG")
+        return path
+    path = path.with_name(path.name + ".nii.gz")
+    nifti = nibabel.Nifti1Image(np.moveaxis(mask, (0, 1, 2), (2, 1, 0)), affine)
+    nifti.header.set_xyzt_units("mm")
+    with write_aside(path) as temporary:
+        temporary.write_bytes(gzip.compress(nifti.to_bytes(), mtime=0))
+    return path
+
+
+def load_datalist(dataset_dir: str, datalist: str | None = None) -> dict[str, Any]:
+    """Read a datalist, or make one of ``dataset_dir/{train,validation,test}/*.npz``.
+
+    Args:
+        dataset_dir: folder that the datalist's relative paths start from.
+        datalist: JSON with ``training``, ``validation``, ``test`` (lists of ``{"image", "label", "patient"}``) and,
+            optionally, ``labels`` (value -> name).
+
+    Returns:
+        The same, with absolute paths, all three lists, and ``labels`` with integer keys (empty where nobody says).
+
+    Raises:
+        CaseError: if the folder or file is missing or broken, or a patient is on both sides of the split.
+    """
+    folder = Path(dataset_dir).expanduser()
+    if not dataset_dir or not folder.is_dir():
+        raise CaseError(f"dataset_dir must be a folder with the cases, there is no {dataset_dir!r}.")
+    content = _read_json(Path(datalist)) if datalist else _npz_folders(folder)
+    sections = {"training": "train", "validation": "validation", "test": "test"}
+    result: dict[str, Any] = {section: _entries(content, section, folder, str(datalist)) for section in sections}
+    if not any(result.values()):
+        raise CaseError(
+            f"There is no case in {datalist or folder}: expected training or test entries in a datalist, or npz files "
+            f"in {folder}/train and {folder}/test."
+        )
+    _refuse_leaks(result)
+    named = content.get("labels") or _npz_labels([e for section in sections for e in result[section]])
+    result["labels"] = {int(value): str(name) for value, name in named.items()}
+    return result
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CaseError(f"The datalist {path} cannot be read: {error}.") from error
+    if not isinstance(content, dict):
+        raise CaseError(f"The datalist {path} must be a JSON object with training, validation and test lists.")
+    return content
+
+
+def _npz_folders(folder: Path) -> dict[str, Any]:
+    names = {"training": "train", "validation": "validation", "test": "test"}
+    return {
+        section: [{"image": str(p), "label": str(p)} for p in sorted((folder / name).glob("*.npz"))]
+        for section, name in names.items()
+    }
+
+
+def _entries(content: Mapping[str, Any], section: str, folder: Path, source: str) -> list[dict[str, Any]]:
+    entries = []
+    for number, entry in enumerate(content.get(section) or []):
+        if not isinstance(entry, Mapping) or "image" not in entry:
+            raise CaseError(f'Entry {number} of {section} in {source} must be {{"image": ..., "label": ...}}.')
+        paths = {key: str(folder / str(entry[key])) for key in ("image", "label") if entry.get(key)}
+        entries.append({**entry, **paths})
+    return entries
+
+
+def _refuse_leaks(sections: Mapping[str, list[dict[str, Any]]]) -> None:
+    train = {str(e["patient"]) for e in sections["training"] if "patient" in e}
+    for section in ("validation", "test"):
+        both = train & {str(e["patient"]) for e in sections[section] if "patient" in e}
+        if both:
+            raise CaseError(f"Patient {sorted(both)[0]} is in training and in {section}; a patient belongs to one.")
+
+
+def _npz_labels(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Label names as the npz cases carry them, joined."""
+    names: dict[str, str] = {}
+    for path in (Path(entry["image"]) for entry in entries):
+        if path.suffix == ".npz" and path.is_file():
+            names |= json.loads(str(_read_npz(path, ("labels",)).get("labels", "{}")))
+    return names
+
+
+def _read_npz(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of ``keys`` that an npz file has; CaseError if it is no readable npz."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in keys if key in file}
+    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
+        raise CaseError(f"{path} cannot be read as an npz file; it is cut short or holds pickled objects.") from error

@@ -1,0 +1,219 @@
+"""Slices of cases as training and evaluation samples, in an order that a killed run can find again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, Randomizable, ThreadUnsafe
+from torch.nn import functional as F
+from torch.utils.data import Dataset, DistributedSampler, default_collate
+from tqdm import tqdm
+
+from sam_lora.adapter import DEFAULT_PREPROCESSING
+from sam_lora.cases import Case, CaseError, read_case
+from sam_lora.prompts import PADDING, refuse_unprompted_labels
+from sam_lora.transforms import object_values
+
+IGNORED = -1.0  # label of an object that is there only to fill a batch
+
+
+class SliceDataset(Dataset):
+    """Every slice that holds an object, as one sample with all its objects.
+
+    A sample's randomness depends on the seed, the epoch and its own place, and on nothing drawn before: the same
+    sample comes out with any number of workers, and after a resumed run.
+
+    Args:
+        data: datalist entries ``{"image", "label"}``.
+        transform: turns ``{"image": (3, H, W) float32 in [0, 255], "label": (H, W) integers, "name", "case",
+            "slice"}`` into a training sample.
+        preprocessing: see :func:`sam_lora.cases.to_uint8`.
+        min_pixels: slices without an object of this many pixels are left out.
+        label: use only this label, a name or a value.
+        labels: value -> name, as the datalist has them.
+        prompt_mode: refused here where it cannot work with these labels.
+        seed: start of all randomness.
+        every: take every n-th of the slices.
+        cache_bytes: how many bytes of decoded volumes stay in memory.
+
+    Raises:
+        CaseError: if a case is unusable, or none holds an object.
+        PromptError: if ``prompt_mode`` is "no" and there are several labels.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Callable | None = None,
+        preprocessing: Mapping[str, Sequence[float]] = DEFAULT_PREPROCESSING,
+        min_pixels: int = 1,
+        label: str | int | None = None,
+        labels: Mapping[int, str] | None = None,
+        prompt_mode: str = "pt_box",
+        seed: int = 0,
+        every: int = 1,
+        cache_bytes: int = 4 << 30,
+    ) -> None:
+        self.data, self.transform, self.preprocessing, self.seed = list(data), transform, preprocessing, seed
+        self.labels = dict(labels or {})
+        self.value = label_value(label, self.labels)
+        self._cache = _CaseCache(cache_bytes)
+        self.contents: list[str] = []
+        places: list[tuple[int, int]] = []
+        present: set[int] = set()
+        for number in tqdm(range(len(self.data)), desc="reading cases", disable=len(self.data) < 2):
+            case = self.case(number)
+            self.contents.append(case.content)
+            for k in range(len(case.image)):
+                values = object_values(self._label(number, k), min_pixels)
+                present |= set(values)
+                if values:
+                    places.append((number, k))
+        if self.data and not places:
+            raise CaseError(
+                f"None of the {len(self.data)} cases has an object of at least {min_pixels} pixels"
+                f"{'' if label is None else f' with label {label}'}: the masks are empty."
+            )
+        if self.value is None:
+            refuse_unprompted_labels(prompt_mode, {v: self.labels.get(v, str(v)) for v in sorted(present)})
+        self.present = sorted(present)
+        self.places = places[::every]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def case(self, number: int) -> Case:
+        """The case of entry ``number``, from memory where it still is."""
+        return self._cache.get(number, lambda: read_case(self.data[number], self.preprocessing))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample; ``index`` may carry an epoch, see :class:`SliceSampler`."""
+        epoch, position = divmod(int(index), len(self))
+        number, k = self.places[position]
+        case = self.case(number)
+        image = torch.from_numpy(case.image[k].astype(np.float32))
+        sample: dict[str, Any] = {
+            "image": image.permute(2, 0, 1) if image.ndim == 3 else image.expand(3, -1, -1).clone(),
+            "label": self._label(number, k),
+            "name": f"{case.name} slice {k}",
+            "case": number,
+            "slice": k,
+        }
+        if self.transform is None:
+            return sample
+        reseed(self.transform, (self.seed, epoch, position))
+        return self.transform(sample)
+
+    def _label(self, number: int, k: int) -> np.ndarray:
+        """Label map ``(H, W)`` of one slice, with nothing but the chosen label where one is chosen."""
+        label = self.case(number).label
+        if label is None:
+            raise CaseError(f"{self.data[number]['image']} has no label; training and evaluation need one.")
+        return label[k] if self.value is None else np.where(label[k] == self.value, label[k], 0)
+
+
+def label_value(label: str | int | None, labels: Mapping[int, str]) -> int | None:
+    """The value of a label given by name or value; None for None.
+
+    Raises:
+        CaseError: if there is no such label; the sentence lists them.
+    """
+    if label is None or label == "":
+        return None
+    for value, name in labels.items():
+        if label in (name, value, str(value)):
+            return value
+    if not labels and str(label).isdigit():
+        return int(label)
+    raise CaseError(f"label must be one of {', '.join(labels.values()) or 'the values in the masks'}, got {label!r}.")
+
+
+def reseed(transform: Any, state: Sequence[int]) -> None:
+    """Give every random transform inside ``transform`` a state of its own that follows from ``state`` alone."""
+    seed = int(np.random.SeedSequence(list(state)).generate_state(1)[0])
+    if isinstance(transform, Compose | Randomizable) and not isinstance(transform, ThreadUnsafe):
+        transform.set_random_state(seed=seed)
+
+
+class _CaseCache:
+    """Decoded cases, the least recently used forgotten first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._cases: OrderedDict[int, Case] = OrderedDict()
+
+    def get(self, number: int, read: Callable[[], Case]) -> Case:
+        if number in self._cases:
+            self._cases.move_to_end(number)
+            return self._cases[number]
+        case = self._cases[number] = read()
+        self._bytes += _size(case)
+        while self._bytes > self._max_bytes and len(self._cases) > 1:
+            self._bytes -= _size(self._cases.popitem(last=False)[1])
+        return case
+
+
+def _size(case: Case) -> int:
+    return case.image.nbytes + (0 if case.label is None else case.label.nbytes)
+
+
+class SliceSampler(DistributedSampler):
+    """Shuffled order that depends on seed and epoch only, tells the dataset its epoch, and can start in the middle.
+
+    Args:
+        dataset: the slices.
+        shuffle: False keeps their order.
+        seed: of the shuffling.
+    """
+
+    def __init__(self, dataset: Dataset, shuffle: bool = True, seed: int = 0) -> None:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        super().__init__(dataset, *(() if distributed else (1, 0)), shuffle=shuffle, seed=seed)
+        self.start = 0  # samples of the next epoch that were seen before a kill
+
+    def __iter__(self) -> Iterator[int]:
+        """Positions in the dataset, plus its length times the epoch."""
+        length = len(self.dataset)  # type: ignore[arg-type]
+        start, self.start = self.start, 0
+        yield from (self.epoch * length + index for index in list(super().__iter__())[start:])
+
+
+def collate_slices(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Batch slices with different numbers of objects and points.
+
+    Missing points get SAM's padding of ours (-2), missing objects a label map of -1, which
+    :class:`sam_lora.losses.PerObjectLoss` leaves out.
+
+    Raises:
+        CaseError: if the slices differ in size: they cannot share a batch without being distorted.
+    """
+    sizes = sorted({tuple(s["image"].shape[-2:]) for s in samples})
+    if len(sizes) > 1:
+        raise CaseError(
+            f"batch_size {len(samples)} needs slices of one size, these are {', '.join(f'{h} x {w}' for h, w in sizes)}"
+            f" pixels: use batch_size 1 and accumulation_steps {len(samples)}."
+        )
+    objects = max(len(s["label"]) for s in samples)
+    points = max(s["points"].shape[1] for s in samples)
+    padded = []
+    for sample in samples:
+        rows, columns = objects - len(sample["label"]), points - sample["points"].shape[1]
+        padded.append(
+            {
+                **sample,
+                "label": F.pad(_plain(sample["label"]), (0, 0, 0, 0, 0, rows), value=IGNORED),
+                "points": F.pad(_plain(sample["points"]), (0, 0, 0, columns, 0, rows)),
+                "point_labels": F.pad(_plain(sample["point_labels"]), (0, columns, 0, rows), value=PADDING),
+                "values": F.pad(_plain(sample["values"]), (0, rows)),
+            }
+        )
+    return default_collate([{k: _plain(v) for k, v in sample.items()} for sample in padded])
+
+
+def _plain(value: Any) -> Any:
+    return value.as_tensor() if isinstance(value, MetaTensor) else value

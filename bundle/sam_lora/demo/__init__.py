@@ -1,0 +1,1 @@
+"""The demonstration on brain MR: its data and its report."""

@@ -1,0 +1,85 @@
+"""Pictures: loss curves, and masks drawn over slices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from sam_lora.files import write_aside
+
+PALETTE = np.array(
+    [[230, 85, 60], [65, 150, 230], [250, 190, 50], [90, 190, 110], [170, 110, 220], [60, 200, 200], [240, 130, 190]]
+)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of ``width`` x ``height`` inches that needs no screen and no global state."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, aside and renamed."""
+    with write_aside(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the mean loss of each epoch and, where there is one, the validation Dice.
+
+    Args:
+        history: rows with ``epoch``, ``loss`` and ``val_mean_dice`` (None where it was not measured).
+        path: the PNG.
+    """
+    figure = new_figure(6, 3.5)
+    axes = figure.add_subplot()
+    epochs = [row["epoch"] for row in history]
+    axes.plot(epochs, [row["loss"] for row in history], "o-", color="#c0392b", label="training loss")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("mean DiceCE loss of the epoch")
+    axes.set_ylim(bottom=0)
+    validated = [row for row in history if row.get("val_mean_dice") is not None]
+    if validated:
+        right = axes.twinx()
+        values = [row["val_mean_dice"] for row in validated]
+        right.plot([row["epoch"] for row in validated], values, "s-", color="#2471a3", label="validation Dice")
+        right.set_ylabel("validation Dice")
+        right.set_ylim(0, 1)
+        right.legend(loc="upper right")
+    axes.legend(loc="upper left")
+    axes.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def overlay(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Colour the objects of a label map over a slice.
+
+    Args:
+        image: ``(H, W)`` or ``(H, W, 3)``, uint8.
+        label: ``(H, W)``, integers, 0 transparent.
+
+    Returns:
+        ``(H, W, 3)``, uint8.
+    """
+    rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
+    colour = PALETTE[(label - 1) % len(PALETTE)]
+    visible = (label > 0)[..., None]
+    return np.where(visible, 0.5 * rgb + 0.5 * colour, rgb).astype(np.uint8)
+
+
+def save_panels(panels: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write pictures side by side, each under its title."""
+    height, width = next(iter(panels.values())).shape[:2]
+    figure = new_figure(3.2 * len(panels), 3.2 * height / width + 0.4)
+    for number, (title, picture) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(1, len(panels), number)
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_title(title, fontsize=10)
+        axes.axis("off")
+    save_figure(figure, path)

@@ -1,0 +1,63 @@
+"""A run's folder: where everything one training or evaluation makes is kept, with what made it."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import inspect
+import platform
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from sam_lora import __version__
+from sam_lora.files import writable_folder, write_json
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def run_folder(output_dir: str, task_name: str, resume: str | None = None) -> str:
+    """Make the folder ``<output_dir>/<task_name>-<timestamp>`` of a new run, or find that of a run to continue.
+
+    Raises:
+        ValueError: if the folder cannot be written to, or there is nothing to continue in ``resume``.
+    """
+    if resume:
+        folder = Path(resume)
+        if not (folder / CHECKPOINT).is_file():
+            raise ValueError(f"resume must be the folder of a run that was stopped, {folder} has no {CHECKPOINT}.")
+        return str(writable_folder(folder, "resume"))
+    parent = writable_folder(Path(output_dir), "output_dir")
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder, number = parent / f"{task_name}-{now}", 1
+    while folder.exists():  # two runs in one second
+        number += 1
+        folder = parent / f"{task_name}-{now}-{number}"
+    folder.mkdir()
+    return str(folder)
+
+
+def write_provenance(folder: Path) -> None:
+    """Write what made a run: ``config.json``, the executed config with its overrides, and ``versions.json``."""
+    config = executed_config()
+    if config:
+        write_json(folder / "config.json", config)
+    packages = ("monai", "pytorch-ignite", "torch", "numpy", "nibabel", "safetensors")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    write_json(folder / "versions.json", {"sam_lora": __version__, "python": platform.python_version(), **versions})
+
+
+def executed_config() -> dict[str, Any]:
+    """The config that is being executed, overrides included; empty when no config is.
+
+    MONAI shows a config's objects their own arguments only. The parser that is building them is on the call stack.
+    """
+    frame = inspect.currentframe()
+    found: dict[str, Any] = {}
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, ConfigParser):
+            found = owner.config  # the outermost parser holds the whole config
+        frame = frame.f_back
+    return found

@@ -1,0 +1,176 @@
+"""Handlers of the training loop: progress, adapters as they improve, and a place to continue from after a kill."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+
+from sam_lora.adapter import Adapter, describe_cases, write_adapter
+from sam_lora.build import SamLora, report_trainable, write_model
+from sam_lora.datasets import SliceDataset, SliceSampler
+from sam_lora.files import writable_folder, write_aside, write_json
+from sam_lora.plots import plot_history
+from sam_lora.runs import CHECKPOINT, write_provenance
+
+logger = logging.getLogger(__name__)
+
+HISTORY = "history.json"
+
+
+class TrainingProgress(ProgressBar):
+    """A bar per epoch on stderr: loss, speed, time left."""
+
+    def attach(self, engine: Engine, *_: Any, **__: Any) -> None:
+        """Show the loss of each iteration."""
+        super().attach(engine, output_transform=lambda output: {"loss": _loss(output)})
+
+
+class TrainingRun:
+    """Keeps a run's folder: adapters, history and plot after each epoch, and what is needed to continue after a kill.
+
+    Best is the highest validation Dice where there is a validation set, else the lowest epoch mean of the training
+    loss. Attaching loads the checkpoint of a run that is continued.
+
+    Args:
+        folder: of the run, see :func:`sam_lora.runs.run_folder`.
+        network: what is trained.
+        optimizer: its optimizer.
+        dataset: training slices; their digests go into the adapter.
+        sampler: is told where to start.
+        batch_size: samples per iteration.
+        ckpt_dir: the best adapter and its ``model.pt`` also go here.
+        validator: the validation engine, whose ``val_mean_dice`` decides.
+        extra: more objects with a state dict to continue with, such as a scheduler.
+        checkpoint_interval: iterations between two checkpoints, rounded up to the end of an optimizer step.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        network: SamLora,
+        optimizer: torch.optim.Optimizer,
+        dataset: SliceDataset,
+        sampler: SliceSampler,
+        batch_size: int,
+        ckpt_dir: str,
+        validator: Engine | None = None,
+        extra: Mapping[str, Any] | None = None,
+        checkpoint_interval: int = 50,
+    ) -> None:
+        self.folder, self.ckpt_dir = Path(folder), writable_folder(Path(ckpt_dir), "ckpt_dir")
+        self.network, self.optimizer, self.dataset, self.sampler = network, optimizer, dataset, sampler
+        self.batch_size, self.validator, self.interval = batch_size, validator, checkpoint_interval
+        self.extra = dict(extra or {})
+        self.history: list[dict[str, Any]] = []
+        self.losses: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Continue where the run was, if it was, and follow the trainer."""
+        write_provenance(self.folder)
+        if (self.folder / CHECKPOINT).is_file():
+            self._resume(engine)
+        logger.info("%s\n%s", self.folder, report_trainable(self.network))
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
+
+    def _after_iteration(self, engine: Engine) -> None:
+        self.losses.append(_loss(engine.state.output))
+        steps = max(1, getattr(engine, "accumulation_steps", 1))
+        every = -(-self.interval // steps) * steps
+        place = (engine.state.iteration - 1) % engine.state.epoch_length + 1
+        # Between two optimizer steps there are gradients no checkpoint holds; the epoch's end is saved by itself.
+        if place % every == 0 and place != engine.state.epoch_length:
+            self._save(engine)
+
+    def _after_epoch(self, engine: Engine) -> None:
+        metrics = {} if self.validator is None else self.validator.state.metrics
+        dice = metrics.pop("val_mean_dice", None)
+        row = {
+            "epoch": engine.state.epoch,
+            "loss": sum(self.losses) / max(1, len(self.losses)),
+            "val_mean_dice": None if dice is None else float(dice),
+        }
+        is_best = self._is_best(row)
+        self.history, self.losses = [*self.history, row], []
+        self._publish(row, is_best)
+        write_json(self.folder / HISTORY, self.history)
+        plot_history(self.history, self.folder / "train_loss.png")
+        self._save(engine)
+
+    def _is_best(self, row: Mapping[str, Any]) -> bool:
+        if any(r["val_mean_dice"] is not None for r in [*self.history, row]):
+            before = [r["val_mean_dice"] for r in self.history if r["val_mean_dice"] is not None]
+            return row["val_mean_dice"] is not None and all(row["val_mean_dice"] > value for value in before)
+        return all(row["loss"] < r["loss"] for r in self.history)
+
+    def _publish(self, row: Mapping[str, Any], is_best: bool) -> None:
+        record = {"metrics": dict(row), "training_cases": describe_cases(self.dataset.contents)}
+        adapter = Adapter(self.network.spec, self.network.adapter_tensors(), record)
+        write_adapter(self.folder / "adapter_latest.safetensors", adapter)
+        if is_best:
+            write_model(self.network, self.folder / "model.pt")
+            write_adapter(self.folder / "adapter_best.safetensors", adapter)
+            for name in ("model.pt", "adapter_best.safetensors"):
+                with write_aside(self.ckpt_dir / name) as temporary:
+                    shutil.copyfile(self.folder / name, temporary)
+
+    def _save(self, engine: Engine) -> None:
+        state = {
+            "spec": self.network.spec.to_json(),
+            "cases": self.dataset.contents,
+            "network": self.network.adapter_tensors(),
+            "optimizer": self.optimizer.state_dict(),
+            "extra": {name: thing.state_dict() for name, thing in self.extra.items()},
+            "scaler": None if getattr(engine, "scaler", None) is None else engine.scaler.state_dict(),
+            "iteration": engine.state.iteration,
+            "history": self.history,
+            "losses": self.losses,
+        }
+        with write_aside(self.folder / CHECKPOINT) as temporary:
+            torch.save(state, temporary)
+
+    def _resume(self, engine: Engine) -> None:
+        path = self.folder / CHECKPOINT
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self._refuse_changes(state, path)
+        epoch_length, epochs = engine.state.epoch_length, engine.state.max_epochs
+        if state["iteration"] >= epoch_length * epochs:
+            raise ValueError(f"{self.folder} has finished its {epochs} epochs: give more `--epochs` to continue.")
+        self.network.load_adapter_tensors(state["network"], path)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, thing in self.extra.items():
+            thing.load_state_dict(state["extra"][name])
+        if state["scaler"] is not None and getattr(engine, "scaler", None) is not None:
+            engine.scaler.load_state_dict(state["scaler"])
+        self.history, self.losses = state["history"], state["losses"]
+        engine.load_state_dict(
+            {"iteration": state["iteration"], "epoch_length": epoch_length, "max_epochs": epochs}
+        )
+        self.sampler.start = state["iteration"] % epoch_length * self.batch_size
+        logger.info("continuing %s after iteration %d of epoch %d",
+                    self.folder, state["iteration"] % epoch_length, state["iteration"] // epoch_length + 1)  # fmt: skip
+
+    def _refuse_changes(self, state: Mapping[str, Any], path: Path) -> None:
+        mine = self.network.spec.to_json()
+        for name, value in state["spec"].items():
+            if _listed(value) != _listed(mine[name]):
+                raise ValueError(f"{path} was trained with {name} {value}, now it is {mine[name]}: keep it to resume.")
+        if state["cases"] != self.dataset.contents:
+            raise ValueError(f"{path} was trained on other cases than dataset_dir or datalist has now.")
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _loss(output: Any) -> float:
+    """The loss in an engine's output, which MONAI gives once, or once per image of the batch."""
+    first = output[0] if isinstance(output, list) else output
+    return float(first["loss"])

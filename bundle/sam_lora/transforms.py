@@ -1,0 +1,81 @@
+"""From a slice with its label map to what the network is trained and evaluated on; dictionary transforms for configs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform
+
+from sam_lora.cases import CaseError
+from sam_lora.prompts import check_mode, sample_prompts
+
+
+class SplitObjectsd(MapTransform):
+    """Turn a label map into one binary mask per object.
+
+    ``label`` ``(H, W)`` of integers becomes ``(P, H, W)`` float32, one channel per value above 0, and ``values``
+    ``(P,)`` says which; values with too few pixels are left out.
+
+    Args:
+        keys: the label map.
+        min_pixels: objects smaller than this, in pixels of the slice, are left out.
+
+    Raises:
+        CaseError: if no object is left.
+    """
+
+    def __init__(self, keys: KeysCollection = "label", min_pixels: int = 1) -> None:
+        super().__init__(keys)
+        self.min_pixels = min_pixels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the label map of one sample."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            label = np.asarray(d[key])
+            values = object_values(label, self.min_pixels)
+            if not values:
+                raise CaseError(f"{d.get('name', 'The slice')} has no object of at least {self.min_pixels} pixels.")
+            d[key] = torch.from_numpy(np.stack([label == v for v in values]).astype(np.float32))
+            d["values"] = torch.tensor(values)
+        return d
+
+
+def object_values(label: np.ndarray, min_pixels: int) -> list[int]:
+    """Label values above 0 in a slice ``(H, W)`` that have at least ``min_pixels`` pixels, ascending."""
+    values, counts = np.unique(label, return_counts=True)
+    return [int(v) for v, n in zip(values, counts, strict=True) if v > 0 and n >= min_pixels]
+
+
+class RandPromptsd(RandomizableTransform, MapTransform):
+    """Simulate prompts for every object: ``points`` ``(P, N, 2)`` and ``point_labels`` ``(P, N)`` join the sample.
+
+    It comes last, after every spatial augmentation, so that no transform has to move points.
+
+    Args:
+        keys: the binary masks ``(P, H, W)``.
+        mode: see :func:`sam_lora.prompts.sample_prompts`.
+        jitter: how far the sides of a box move, in and out, relative to its length; 0 keeps the exact box.
+        num_points: foreground clicks per object.
+    """
+
+    def __init__(
+        self, keys: KeysCollection = "label", mode: str = "pt_box", jitter: float = 0.0, num_points: int = 1
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self)
+        if jitter < 0:
+            raise ValueError(f"box_jitter must be at least 0, got {jitter}.")
+        self.mode, self.jitter, self.num_points = check_mode(mode), jitter, num_points
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the prompts of one sample, drawn from the transform's own random state."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            prompts = sample_prompts(np.asarray(d[key]), self.mode, self.R, self.jitter, self.num_points)
+            d["points"], d["point_labels"] = prompts.points, prompts.point_labels
+        return d
