@@ -21,7 +21,7 @@ from sam_lora.files import write_aside
 from sam_lora.weights import tensors_digest
 
 FORMAT_VERSION = 1
-DEFAULT_PREPROCESSING = {"percentiles": [0.5, 99.5]}  # of raw intensities; what is uint8 already stays as it is
+DEFAULT_INTENSITY = {"percentiles": [0.5, 99.5]}  # of raw intensities; what is uint8 already stays as it is
 METADATA_KEY = "sam_lora_adapter"
 
 
@@ -43,7 +43,7 @@ class AdapterSpec:
         decoder: "frozen", "lora" or "full" (prompt encoder and mask decoder trained whole).
         image_size: pixels a side of what the encoder sees.
         labels: value -> name of the labels it was trained on; empty where the data named none.
-        preprocessing: how raw intensities became [0, 255]: ``{"percentiles": [0.5, 99.5]}`` or
+        intensity: how raw intensities became [0, 255]: ``{"percentiles": [0.5, 99.5]}`` or
             ``{"window": [level, width]}``.
     """
 
@@ -56,7 +56,7 @@ class AdapterSpec:
     decoder: str
     image_size: int
     labels: dict[int, str] = field(default_factory=dict)
-    preprocessing: dict[str, list[float]] = field(default_factory=dict)
+    intensity: dict[str, list[float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As a dictionary that JSON can hold."""
@@ -150,7 +150,7 @@ def read_adapter(path: Path) -> Adapter:
 def check_adapter(adapter: Adapter, spec: AdapterSpec, path: Path) -> None:
     """Make sure that an adapter fits a network.
 
-    Labels and preprocessing are compared where both sides have them. A foreign adapter knows no base digest: its
+    Labels and intensity are compared where both sides have them. A foreign adapter knows no base digest: its
     variant is all there is to compare.
 
     Raises:
@@ -158,7 +158,7 @@ def check_adapter(adapter: Adapter, spec: AdapterSpec, path: Path) -> None:
     """
     for name, mine in spec.to_json().items():
         theirs = adapter.spec.to_json()[name]
-        optional = name in {"base_digest", "labels", "preprocessing"}
+        optional = name in {"base_digest", "labels", "intensity"}
         if theirs != mine and not (optional and not (theirs and mine)):
             raise AdapterError(f"{path} was made for {name} {_show(theirs)}, this network has {name} {_show(mine)}.")
 

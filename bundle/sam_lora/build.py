@@ -6,22 +6,21 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from sam_lora.adapter import DEFAULT_PREPROCESSING, Adapter, AdapterError, AdapterSpec, check_adapter, read_adapter
+from sam_lora.adapter import DEFAULT_INTENSITY, Adapter, AdapterError, AdapterSpec, check_adapter, read_adapter
 from sam_lora.files import write_aside
 from sam_lora.lora import inject_lora, lora_parameter_names, merge_lora
-from sam_lora.networks import Sam, look_up_variant
-from sam_lora.networks.image_encoder import ImageEncoder
-from sam_lora.networks.tiny_vit import TinyViT
+from sam_lora.networks import Sam, look_up_variant, tiny_vit
+from sam_lora.networks import image_encoder as vit
 from sam_lora.weights import MODELS_DIR, WeightsError, find_weights, load_weights, tensors_digest
 
 TARGETS = ("q", "k", "v", "proj", "mlp")
 DECODER_MODES = ("frozen", "lora", "full")
-DEFAULTS = {"variant": "vit_t", "rank": 4, "targets": ("q", "v"), "layers": "all", "decoder": "frozen"}
+DEFAULT_VARIANT, DEFAULT_RANK, DEFAULT_TARGETS, DEFAULT_DECODER = "vit_t", 4, ("q", "v"), "frozen"
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ class SamLora(Sam):
         return plain.requires_grad_(False).eval().to(network.pixel_mean.device)
 
 
-def build_sam_lora(
+def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     variant: str | None = None,
     rank: int | None = None,
     alpha: float | None = None,
@@ -89,7 +88,7 @@ def build_sam_lora(
     decoder: str | None = None,
     image_size: int | None = None,
     labels: Mapping[Any, str] | None = None,
-    preprocessing: Mapping[str, Sequence[float]] | None = None,
+    intensity: Mapping[str, Sequence[float]] | None = None,
     adapter: str | None = None,
     weights: str | None = None,
     gradient_checkpointing: bool = False,
@@ -109,7 +108,7 @@ def build_sam_lora(
             whole (frozen).
         image_size: pixels a side of what the encoder sees (the variant's own).
         labels: value -> name.
-        preprocessing: ``{"percentiles": [low, high]}`` or ``{"window": [level, width]}`` (0.5 and 99.5 percent).
+        intensity: ``{"percentiles": [low, high]}`` or ``{"window": [level, width]}`` (0.5 and 99.5 percent).
         adapter: path of an adapter file.
         weights: path of the base checkpoint (found by :func:`sam_lora.weights.find_weights`).
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
@@ -126,13 +125,13 @@ def build_sam_lora(
         variant, rank, alpha = _agreed(variant, known.variant), _agreed(rank, known.rank), _agreed(alpha, known.alpha)
         targets, layers = _agreed(targets, known.targets), _agreed(layers, known.layers)
         decoder, image_size = _agreed(decoder, known.decoder), _agreed(image_size, known.image_size)
-        labels, preprocessing = labels or known.labels, preprocessing or known.preprocessing
-    variant = variant or str(DEFAULTS["variant"])
+        labels, intensity = labels or known.labels, intensity or known.intensity
+    variant = variant or DEFAULT_VARIANT
     row = look_up_variant(variant)
     network = SamLora(row.encoder(), row.image_size if image_size is None else image_size, row.normalization)
     base = load_weights(Path(weights) if weights else find_weights(variant), variant)
     _load_base(network, base, variant)
-    rank = int(DEFAULTS["rank"]) if rank is None else rank  # type: ignore[call-overload]
+    rank = DEFAULT_RANK if rank is None else rank
     network.spec = AdapterSpec(
         variant=variant,
         base_digest=tensors_digest(base),
@@ -143,7 +142,9 @@ def build_sam_lora(
         decoder=_checked_decoder(decoder),
         image_size=network.image_size,
         labels={int(value): str(name) for value, name in (labels or {}).items()},
-        preprocessing={key: [float(v) for v in values] for key, values in (preprocessing or DEFAULT_PREPROCESSING).items()},
+        intensity={
+            key: [float(v) for v in values] for key, values in (intensity or DEFAULT_INTENSITY).items()
+        },
     )
     _inject(network)
     if given is not None:
@@ -171,7 +172,7 @@ def _load_base(network: SamLora, base: dict[str, Tensor], variant: str) -> None:
 
 
 def _checked_targets(targets: Sequence[str] | None) -> tuple[str, ...]:
-    chosen = tuple(DEFAULTS["targets"] if targets is None else targets)  # type: ignore[arg-type]
+    chosen = DEFAULT_TARGETS if targets is None else tuple(targets)
     if not chosen or isinstance(targets, str) or not set(chosen) <= set(TARGETS):
         raise ValueError(f"targets must be a list out of {', '.join(TARGETS)}, got {targets!r}.")
     return tuple(t for t in TARGETS if t in chosen)
@@ -187,13 +188,13 @@ def _checked_layers(network: SamLora, layers: Sequence[int] | str | None) -> tup
 
 
 def _checked_decoder(decoder: str | None) -> str:
-    mode = str(DEFAULTS["decoder"]) if decoder is None else decoder
+    mode = DEFAULT_DECODER if decoder is None else decoder
     if mode not in DECODER_MODES:
         raise ValueError(f"decoder must be one of {', '.join(DECODER_MODES)}, got {decoder!r}.")
     return mode
 
 
-def attention_layers(encoder: ImageEncoder | TinyViT) -> list[str]:
+def attention_layers(encoder: nn.Module) -> list[str]:
     """Names, inside the encoder, of the blocks that hold attention, in order: what ``layers`` counts."""
     return [name for name, module in encoder.named_modules() if hasattr(module, "attn")]
 
@@ -202,22 +203,23 @@ def _inject(network: SamLora) -> None:
     spec = network.spec
     blocks = attention_layers(network.image_encoder)
     for index in spec.layers:
-        block = network.image_encoder.get_submodule(blocks[index])
-        _inject_block(network, f"image_encoder.{blocks[index]}", block, spec)
+        _inject_block(network, f"image_encoder.{blocks[index]}")
     if spec.decoder == "lora":
         for name, module in list(network.mask_decoder.named_modules()):
             if name.endswith(("q_proj", "v_proj")) and isinstance(module, nn.Linear):
                 inject_lora(network, f"mask_decoder.{name}", {name[-6]: None}, spec.rank, spec.alpha)
 
 
-def _inject_block(network: SamLora, name: str, block: nn.Module, spec: AdapterSpec) -> None:
-    fused: dict[str, Tensor | None] = {part: block.attn.qkv_rows(part) for part in "qkv" if part in spec.targets}
+def _inject_block(network: SamLora, name: str) -> None:
+    spec = network.spec
+    attention = cast("vit.Attention | tiny_vit.Attention", network.get_submodule(f"{name}.attn"))
+    fused: dict[str, Tensor | None] = {part: attention.qkv_rows(part) for part in "qkv" if part in spec.targets}
     if fused:
         inject_lora(network, f"{name}.attn.qkv", fused, spec.rank, spec.alpha)
     if "proj" in spec.targets:
         inject_lora(network, f"{name}.attn.proj", {"proj": None}, spec.rank, spec.alpha)
     if "mlp" in spec.targets:
-        for child, module in list(block.mlp.named_children()):
+        for child, module in list(network.get_submodule(f"{name}.mlp").named_children()):
             if isinstance(module, nn.Linear):
                 inject_lora(network, f"{name}.mlp.{child}", {"mlp": None}, spec.rank, spec.alpha)
 
@@ -245,5 +247,3 @@ def write_zero_model(variant: str, folder: Path = MODELS_DIR) -> Path:
     if not path.exists():
         write_model(build_sam_lora(variant), path)
     return path
-
-

@@ -23,10 +23,11 @@ from monai.data import ImageReader
 from monai.transforms import LoadImage
 from PIL import Image
 
-from sam_lora.adapter import DEFAULT_PREPROCESSING
+from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.files import write_aside
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
 
 class CaseError(ValueError):
     """A case that cannot be used; the sentence names the file and the rule."""
@@ -139,55 +140,52 @@ def _channels(array: np.ndarray, meta: Mapping[str, Any], path: Path) -> int:
     return int(last) if array.ndim == 4 else 0
 
 
-def to_uint8(volume: np.ndarray, preprocessing: Mapping[str, Sequence[float]]) -> np.ndarray:
+def to_uint8(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> np.ndarray:
     """Bring raw intensities to [0, 255], once per volume, the same way for training and serving.
 
     uint8 is kept as it is: npz cases and photographs already are what the network wants.
 
     Args:
         volume: any shape.
-        preprocessing: ``{"window": [level, width]}`` (CT, in HU), or ``{"percentiles": [low, high]}`` of the voxels
+        intensity: ``{"window": [level, width]}`` (CT, in HU), or ``{"percentiles": [low, high]}`` of the voxels
             that are not zero (MR, ultrasound): zero, the background of MR, stays zero.
 
     Returns:
         uint8, the same shape.
 
     Raises:
-        CaseError: if there is a NaN or infinite value, or the preprocessing is not one of the two.
+        CaseError: if there is a NaN or infinite value, or the intensity is not one of the two.
     """
     if volume.dtype == np.uint8:
         return volume
     if not np.isfinite(volume).all():
         raise CaseError(f"The image holds {int((~np.isfinite(volume)).sum())} values that are NaN or infinite.")
-    low, high = _range(volume, preprocessing)
-    scaled = (volume.astype(np.float32) - low) / max(high - low, 1e-6)
-    scaled = np.clip(scaled, 0, 1) * 255
-    if "percentiles" in preprocessing:
+    low, high = _range(volume, intensity)
+    scaled: np.ndarray = np.clip((volume.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255
+    if "percentiles" in intensity:
         scaled[volume == 0] = 0
     return scaled.round().astype(np.uint8)
 
 
-def _range(volume: np.ndarray, preprocessing: Mapping[str, Sequence[float]]) -> tuple[float, float]:
-    match dict(preprocessing):
+def _range(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> tuple[float, float]:
+    match dict(intensity):
         case {"window": [level, width], **rest} if not rest and width > 0:
             return level - width / 2, level + width / 2
         case {"percentiles": [low, high], **rest} if not rest and 0 <= low < high <= 100:
             present = volume[volume != 0]
             return tuple(np.percentile(present, [low, high])) if present.size else (0.0, 1.0)
     raise CaseError(
-        'preprocessing must be {"window": [level, width]} or {"percentiles": [low, high]} with 0 <= low < high <= 100, '
-        f"got {preprocessing!r}."
+        'intensity must be {"window": [level, width]} or {"percentiles": [low, high]} with 0 <= low < high <= 100, '
+        f"got {intensity!r}."
     )
 
 
-def read_case(
-    entry: Mapping[str, Any], preprocessing: Mapping[str, Sequence[float]] = DEFAULT_PREPROCESSING
-) -> Case:
+def read_case(entry: Mapping[str, Any], intensity: Mapping[str, Sequence[float]] = DEFAULT_INTENSITY) -> Case:
     """Read one entry of a datalist.
 
     Args:
         entry: ``{"image": path, "label": path}``; for npz both name the same file; no label is needed for inference.
-        preprocessing: see :func:`to_uint8`.
+        intensity: see :func:`to_uint8`.
 
     Raises:
         CaseError: naming the file, if something is missing, unreadable, of another shape, or not finite.
@@ -195,7 +193,7 @@ def read_case(
     path = Path(str(entry["image"]))
     array, meta = read_array(path, "imgs")
     try:
-        image = to_uint8(array, preprocessing)
+        image = to_uint8(array, intensity)
     except CaseError as error:
         raise CaseError(f"{path}: {error}") from error
     label = None
@@ -206,9 +204,9 @@ def read_case(
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)) if has_spacing else None
     image = _slices_first(image)
     label = None if label is None else _slices_first(label)
-    digest = hashlib.sha256(image)
+    digest = hashlib.sha256(image.data)
     if label is not None:
-        digest.update(label)
+        digest.update(label.data)
     return Case(stem(path), image, label, spacing, affine, digest.hexdigest())  # type: ignore[arg-type]
 
 

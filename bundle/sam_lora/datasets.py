@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, DistributedSampler, default_collate
 from tqdm import tqdm
 
-from sam_lora.adapter import DEFAULT_PREPROCESSING
+from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.cases import Case, CaseError, read_case
 from sam_lora.prompts import PADDING, refuse_unprompted_labels
 from sam_lora.transforms import object_values
@@ -32,7 +32,7 @@ class SliceDataset(Dataset):
         data: datalist entries ``{"image", "label"}``.
         transform: turns ``{"image": (3, H, W) float32 in [0, 255], "label": (H, W) integers, "name", "case",
             "slice"}`` into a training sample.
-        preprocessing: see :func:`sam_lora.cases.to_uint8`.
+        intensity: see :func:`sam_lora.cases.to_uint8`.
         min_pixels: slices without an object of this many pixels are left out.
         label: use only this label, a name or a value.
         labels: value -> name, as the datalist has them.
@@ -46,11 +46,11 @@ class SliceDataset(Dataset):
         PromptError: if ``prompt_mode`` is "no" and there are several labels.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each argument is a name in the configs
         self,
         data: Sequence[Mapping[str, Any]],
         transform: Callable | None = None,
-        preprocessing: Mapping[str, Sequence[float]] = DEFAULT_PREPROCESSING,
+        intensity: Mapping[str, Sequence[float]] = DEFAULT_INTENSITY,
         min_pixels: int = 1,
         label: str | int | None = None,
         labels: Mapping[int, str] | None = None,
@@ -59,7 +59,7 @@ class SliceDataset(Dataset):
         every: int = 1,
         cache_bytes: int = 4 << 30,
     ) -> None:
-        self.data, self.transform, self.preprocessing, self.seed = list(data), transform, preprocessing, seed
+        self.data, self.transform, self.intensity, self.seed = list(data), transform, intensity, seed
         self.labels = dict(labels or {})
         self.value = label_value(label, self.labels)
         self._cache = _CaseCache(cache_bytes)
@@ -89,7 +89,7 @@ class SliceDataset(Dataset):
 
     def case(self, number: int) -> Case:
         """The case of entry ``number``, from memory where it still is."""
-        return self._cache.get(number, lambda: read_case(self.data[number], self.preprocessing))
+        return self._cache.get(number, lambda: read_case(self.data[number], self.intensity))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One sample; ``index`` may carry an epoch, see :class:`SliceSampler`."""
@@ -173,7 +173,8 @@ class SliceSampler(DistributedSampler):
 
     def __init__(self, dataset: Dataset, shuffle: bool = True, seed: int = 0) -> None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        super().__init__(dataset, *(() if distributed else (1, 0)), shuffle=shuffle, seed=seed)
+        replicas, rank = (None, None) if distributed else (1, 0)
+        super().__init__(dataset, replicas, rank, shuffle=shuffle, seed=seed)
         self.start = 0  # samples of the next epoch that were seen before a kill
 
     def __iter__(self) -> Iterator[int]:

@@ -108,7 +108,7 @@ class EvaluationReport:
         first, last = min(slices), max(slices)
         empty = np.zeros(case.image.shape[1:3], bool)
         pred, truth = (np.stack([slices.get(k, (empty, empty))[n] for k in range(first, last + 1)]) for n in (0, 1))
-        spacing = None if case.spacing is None else case.spacing[::-1]  # axes here are k, j, i
+        spacing = None if case.spacing is None else list(case.spacing[::-1])  # axes here are k, j, i
         if len(case.image) == 1:  # an image, not a volume of one slice: its surface is an outline
             pred, truth, spacing = pred[0], truth[0], None if spacing is None else spacing[1:]
         return {

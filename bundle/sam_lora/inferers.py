@@ -16,7 +16,7 @@ from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from torch import Tensor, nn
 
-from sam_lora.adapter import DEFAULT_PREPROCESSING
+from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.cases import load_datalist, read_array, stem, to_uint8, write_mask
 from sam_lora.datasets import label_value
 from sam_lora.files import writable_folder
@@ -65,16 +65,16 @@ class LoadCased(MapTransform):
 
     Args:
         keys: the images.
-        preprocessing: see :func:`sam_lora.cases.to_uint8`.
+        intensity: see :func:`sam_lora.cases.to_uint8`.
     """
 
     def __init__(
         self,
         keys: KeysCollection = "image",
-        preprocessing: Mapping[str, Sequence[float]] = DEFAULT_PREPROCESSING,
+        intensity: Mapping[str, Sequence[float]] = DEFAULT_INTENSITY,
     ) -> None:
         super().__init__(keys)
-        self.preprocessing = preprocessing
+        self.intensity = intensity
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load one entry."""
@@ -85,11 +85,10 @@ class LoadCased(MapTransform):
         for key in self.key_iterator(d):
             path = Path(str(d[key]))
             array, meta = read_array(path, "imgs")
-            array = to_uint8(array, self.preprocessing)
+            array = to_uint8(array, self.intensity)
             array = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
-            kept = {"filename_or_obj": str(path), "prompts": json.dumps(requests), "spatial_shape": array.shape[1:]}
+            kept = {"filename_or_obj": str(path), "prompts": json.dumps(requests), "space": "RAS"}
             affine = torch.as_tensor(np.asarray(meta.get("affine", np.eye(4)), float))
-            kept |= {"original_affine": affine.clone(), "space": "RAS"}
             d[key] = MetaTensor(torch.from_numpy(np.ascontiguousarray(array)), affine=affine, meta=kept)
         d.pop("prompts", None)
         return d

@@ -51,7 +51,7 @@ class TrainingRun:
         checkpoint_interval: iterations between two checkpoints, rounded up to the end of an optimizer step.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each argument is a name in the configs
         self,
         folder: str,
         network: SamLora,
@@ -150,9 +150,7 @@ class TrainingRun:
         if state["scaler"] is not None and getattr(engine, "scaler", None) is not None:
             engine.scaler.load_state_dict(state["scaler"])
         self.history, self.losses = state["history"], state["losses"]
-        engine.load_state_dict(
-            {"iteration": state["iteration"], "epoch_length": epoch_length, "max_epochs": epochs}
-        )
+        engine.load_state_dict({"iteration": state["iteration"], "epoch_length": epoch_length, "max_epochs": epochs})
         self.sampler.start = state["iteration"] % epoch_length * self.batch_size
         logger.info("continuing %s after iteration %d of epoch %d",
                     self.folder, state["iteration"] % epoch_length, state["iteration"] // epoch_length + 1)  # fmt: skip

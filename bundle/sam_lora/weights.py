@@ -47,15 +47,9 @@ class Checkpoint:
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 CHECKPOINTS = {
-    "vit_b": Checkpoint(
-        "sam_vit_b_01ec64.pth", _META + "sam_vit_b_01ec64.pth", "md5:01ec64d29a2fca3f0661936605ae66f8"
-    ),
-    "vit_l": Checkpoint(
-        "sam_vit_l_0b3195.pth", _META + "sam_vit_l_0b3195.pth", "md5:0b3195507c641ddb6910d2bb5adee89c"
-    ),
-    "vit_h": Checkpoint(
-        "sam_vit_h_4b8939.pth", _META + "sam_vit_h_4b8939.pth", "md5:4b8939a88964f0f4ff5f5b2642c598a6"
-    ),
+    "vit_b": Checkpoint("sam_vit_b_01ec64.pth", _META + "sam_vit_b_01ec64.pth", "md5:01ec64d29a2fca3f0661936605ae66f8"),
+    "vit_l": Checkpoint("sam_vit_l_0b3195.pth", _META + "sam_vit_l_0b3195.pth", "md5:0b3195507c641ddb6910d2bb5adee89c"),
+    "vit_h": Checkpoint("sam_vit_h_4b8939.pth", _META + "sam_vit_h_4b8939.pth", "md5:4b8939a88964f0f4ff5f5b2642c598a6"),
     "medsam_vit_b": Checkpoint("medsam_vit_b.pth", None, None),
     "vit_t": Checkpoint(
         "lite_medsam.pth",
@@ -92,7 +86,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -15,7 +15,7 @@ import nibabel
 import numpy as np
 from nibabel.processing import resample_from_to
 
-from sam_lora.adapter import DEFAULT_PREPROCESSING
+from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.cases import CaseError, to_uint8
 from sam_lora.files import write_aside
 
@@ -43,7 +43,7 @@ def write_brain_cases(folder: Path) -> Path:
         image = nibabel.load(_data(f"templates/{template}.nii.gz"))
         label = resample_from_to(label_image, image, order=0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        volume = to_uint8(np.asanyarray(image.dataobj), DEFAULT_PREPROCESSING)
+        volume = to_uint8(np.asanyarray(image.dataobj), DEFAULT_INTENSITY)
         with write_aside(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,7 +53,7 @@ class MLP(nn.Module):
     def __init__(self, in_channels: int, hidden: int, out_channels: int, depth: int) -> None:
         super().__init__()
         widths = [in_channels, *[hidden] * (depth - 1), out_channels]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in_channels)`` -> ``(..., out_channels)``."""

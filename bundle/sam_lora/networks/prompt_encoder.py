@@ -93,8 +93,9 @@ class PromptEncoder(nn.Module):
         points = nn.functional.pad(points.float(), (0, 0, 0, 1))
         position = self.pe_layer((points + 0.5) / image_size)  # + 0.5: the centre of a pixel
         position = position * (labels >= BACKGROUND)[..., None]
-        weights = [self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)]
-        table = torch.cat([torch.zeros_like(weights[0]), *weights])
+        not_a_point = self.not_a_point_embed.weight
+        points_and_corners = [embedding.get_parameter("weight") for embedding in self.point_embeddings]
+        table = torch.cat([torch.zeros_like(not_a_point), not_a_point, *points_and_corners])
         embeddings = position.to(table.dtype) + table[labels - PADDING]
         return embeddings, labels != PADDING
 

@@ -65,7 +65,7 @@ class Sam(nn.Module):
         Returns:
             ``(B, 3, S, S)``, float32.
         """
-        size = self.resized(image.shape[-2:])
+        size = self.resized((image.shape[-2], image.shape[-1]))
         image = F.interpolate(image.float(), size=size, mode="bilinear", antialias=True, align_corners=False)
         if self.normalization == "mean_std":
             image = (image - self.pixel_mean.float()) / self.pixel_std.float()
@@ -76,7 +76,7 @@ class Sam(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Image ``(B, 3, H, W)`` in [0, 255] -> embedding ``(B, C, h, w)``; the slow half, worth caching."""
-        return self.image_encoder(self.preprocess(image).to(self.image_encoder.neck[0].weight.dtype))
+        return self.image_encoder(self.preprocess(image).to(self.image_encoder.get_parameter("neck.0.weight").dtype))
 
     def decode(
         self,

@@ -35,8 +35,9 @@ class Conv2dBN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, H, W)`` -> ``(B, out_channels, ceil(H / stride), ceil(W / stride))``."""
         bn = self.bn
-        scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
-        bias = bn.bias - bn.running_mean * scale
+        mean, variance = bn.get_buffer("running_mean"), bn.get_buffer("running_var")
+        scale = bn.weight * torch.rsqrt(variance + bn.eps)
+        bias = bn.bias - mean * scale
         return F.conv2d(
             x, self.c.weight * scale[:, None, None, None], bias, self.c.stride, self.c.padding, groups=self.c.groups
         )
@@ -189,9 +190,7 @@ class TinyViT(nn.Module):
         self.patch_embed = PatchEmbed(WIDTHS[0])
         stages: list[nn.Module] = []
         for i, (width, depth, heads, window) in enumerate(zip(WIDTHS, DEPTHS, HEADS, WINDOWS, strict=True)):
-            blocks: list[nn.Module] = [
-                TinyViTBlock(width, heads, window) if i else MBConv(width) for _ in range(depth)
-            ]
+            blocks: list[nn.Module] = [TinyViTBlock(width, heads, window) if i else MBConv(width) for _ in range(depth)]
             last = i == len(WIDTHS) - 1
             merge = None if last else PatchMerging(width, WIDTHS[i + 1], stride=2 if i < 2 else 1)
             stages.append(Stage(blocks, merge))

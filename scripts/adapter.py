@@ -1,0 +1,91 @@
+"""Adapters: show, verify, take in foreign ones, give them out, merge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sam_lora.adapter import read_adapter, write_adapter
+from sam_lora.build import build_sam_lora
+from sam_lora.cli import run
+from sam_lora.files import write_json
+from sam_lora.interop import (
+    describe_adapter,
+    export_adapter,
+    import_adapter,
+    import_base,
+    is_positional,
+    merge_adapter,
+)
+from sam_lora.weights import load_tensors
+
+
+def info(file: str, json_file: str | None = None) -> None:
+    """Show what the adapter FILE was made for and from.
+
+    Args:
+        file: an adapter.
+        json_file: also write it there.
+    """
+    content = describe_adapter(read_adapter(Path(file)))
+    if json_file:
+        write_json(Path(json_file), content)
+    print(json.dumps(content, indent=2))
+
+
+def verify(file: str, weights: str | None = None) -> None:
+    """Check the seal of FILE and load it onto its base.
+
+    Args:
+        file: an adapter.
+        weights: base checkpoint; the variant's own by default.
+    """
+    network = build_sam_lora(adapter=file, weights=weights)
+    print(f"{file} is whole and fits {network.spec.variant}: {len(network.adapter_tensors())} tensors.")
+
+
+def import_(
+    file: str, output: str, variant: str = "vit_b", image_size: int | None = None, lora_only: bool = False
+) -> None:
+    """Take in a file of others: an adapter of Sam_LoRA or SAMed, or a full checkpoint as base weights.
+
+    Args:
+        file: .safetensors or a torch file.
+        output: the adapter, or the sealed base weights, to write (.safetensors).
+        variant: the base it belongs to; such files do not say.
+        image_size: pixels a side it was trained at.
+        lora_only: leave out a decoder that makes another number of masks.
+    """
+    source, target = Path(file), Path(output)
+    if is_positional(load_tensors(source)):
+        write_adapter(target, import_adapter(source, variant, image_size, lora_only))
+    else:
+        import_base(source, variant, target)
+    print(target)
+
+
+def export(file: str, output: str) -> None:
+    """Write the adapter FILE in the format of Sam_LoRA (w_a_000, w_b_000, ...).
+
+    Args:
+        file: an adapter with q and v of all layers.
+        output: .safetensors to write.
+    """
+    export_adapter(read_adapter(Path(file)), Path(output))
+    print(output)
+
+
+def merge(file: str, output: str, weights: str | None = None) -> None:
+    """Merge the adapter FILE into its base: plain full weights with official names.
+
+    Args:
+        file: an adapter.
+        output: .safetensors (sealed, can be a base again), or .pt for other tools.
+        weights: base checkpoint; the variant's own by default.
+    """
+    merge_adapter(Path(file), Path(output), weights)
+    print(output)
+
+
+if __name__ == "__main__":
+    run({"info": info, "verify": verify, "import": import_, "export": export, "merge": merge}, "adapter.py")
