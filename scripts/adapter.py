@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from json import dumps
 from pathlib import Path
 
 from sam_lora.adapter import read_adapter, write_adapter
@@ -20,17 +20,17 @@ from sam_lora.interop import (
 from sam_lora.weights import load_tensors
 
 
-def info(file: str, json_file: str | None = None) -> None:
+def info(file: str, json: str | None = None) -> None:
     """Show what the adapter FILE was made for and from.
 
     Args:
         file: an adapter.
-        json_file: also write it there.
+        json: also write it there.
     """
     content = describe_adapter(read_adapter(Path(file)))
-    if json_file:
-        write_json(Path(json_file), content)
-    print(json.dumps(content, indent=2))
+    if json:
+        write_json(Path(json), content)
+    print(dumps(content, indent=2))
 
 
 def verify(file: str, weights: str | None = None) -> None:

@@ -19,8 +19,7 @@ from typing import Any
 import nibabel
 import numpy as np
 from monai.config import PathLike
-from monai.data import ImageReader
-from monai.transforms import LoadImage
+from monai.data import ImageReader, ITKReader, NibabelReader, PILReader
 from PIL import Image
 
 from sam_lora.adapter import DEFAULT_INTENSITY
@@ -55,7 +54,7 @@ class Case:
 
 
 class NpzReader(ImageReader):
-    """Lets MONAI's ``LoadImage`` read the npz contract, in voxel order (i, j, k[, channel]).
+    """Reads the npz contract the way MONAI's readers read other formats: in voxel order (i, j, k[, channel]).
 
     Args:
         key: "imgs" or "gts".
@@ -111,15 +110,15 @@ def read_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
     """
     if not path.exists():
         raise CaseError(f"There is no {path}.")
-    reader = {"reader": NpzReader(key)} if path.suffix == ".npz" else {}
+    # Not LoadImage: after an error it goes on to the next reader, which may make something of a broken file.
+    reader = _reader(path, key)
     try:
-        image = LoadImage(image_only=True, dtype=None, **reader)(path)
+        array, meta = reader.get_data(reader.read(str(path)))
     except CaseError:
         raise
-    except Exception as error:  # readers of a dozen libraries, each with exceptions of its own
-        raise CaseError(f"{path} cannot be read as an image: {str(error).splitlines()[0]}") from error
-    array = np.asarray(image)
-    meta = dict(image.meta)
+    except Exception as error:  # noqa: BLE001  readers of many libraries, each with exceptions of its own
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CaseError(f"{path} cannot be read as an image: {reason}") from error
     channels = _channels(array, meta, path)
     if channels:
         array = array[..., :3] if channels >= 3 else array[..., 0]
@@ -128,6 +127,15 @@ def read_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
     if array.ndim != (4 if channels >= 3 else 3):
         raise CaseError(f"{path} must be an image or a volume, it has shape {array.shape}.")
     return array, meta
+
+
+def _reader(path: Path, key: str) -> ImageReader:
+    """The reader of a file by its ending; ITK for everything else, a folder with a DICOM series included."""
+    if path.suffix == ".npz":
+        return NpzReader(key)
+    if path.suffix.lower() in PICTURES:
+        return PILReader()
+    return NibabelReader() if path.name.lower().endswith((".nii", ".nii.gz")) else ITKReader()
 
 
 def _channels(array: np.ndarray, meta: Mapping[str, Any], path: Path) -> int:

@@ -30,19 +30,24 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=110, format="png")
 
 
-def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the mean loss of each epoch and, where there is one, the validation Dice.
+def plot_history(history: Sequence[Mapping[str, Any]], losses: Sequence[float], path: Path) -> None:
+    """Draw the loss of each iteration, its mean over each epoch and, where there is one, the validation Dice.
 
     Args:
-        history: rows with ``epoch``, ``loss`` and ``val_mean_dice`` (None where it was not measured).
+        history: one row per epoch with ``epoch``, ``loss`` and ``val_mean_dice`` (None where it was not measured).
+        losses: one per iteration, from the first.
         path: the PNG.
     """
     figure = new_figure(6, 3.5)
     axes = figure.add_subplot()
-    epochs = [row["epoch"] for row in history]
-    axes.plot(epochs, [row["loss"] for row in history], "o-", color="#c0392b", label="training loss")
+    places = np.arange(1, len(losses) + 1) * (len(history) / max(1, len(losses)))
+    window = max(1, len(losses) // 20)
+    smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+    axes.plot(places, losses, color="#e6b0aa", linewidth=0.8, label="each iteration")
+    axes.plot(places[window - 1 :], smooth, color="#c0392b", label=f"mean of {window} iterations")
+    axes.plot([row["epoch"] for row in history], [row["loss"] for row in history], "o", color="#7b241c", label="epoch mean")
     axes.set_xlabel("epoch")
-    axes.set_ylabel("mean DiceCE loss of the epoch")
+    axes.set_ylabel("training loss")
     axes.set_ylim(bottom=0)
     validated = [row for row in history if row.get("val_mean_dice") is not None]
     if validated:
@@ -51,8 +56,8 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         right.plot([row["epoch"] for row in validated], values, "s-", color="#2471a3", label="validation Dice")
         right.set_ylabel("validation Dice")
         right.set_ylim(0, 1)
-        right.legend(loc="upper right")
-    axes.legend(loc="upper left")
+        right.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="upper center", fontsize=8)
     axes.grid(alpha=0.3)
     save_figure(figure, path)
 

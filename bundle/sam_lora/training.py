@@ -69,7 +69,7 @@ class TrainingRun:
         self.batch_size, self.validator, self.interval = batch_size, validator, checkpoint_interval
         self.extra = dict(extra or {})
         self.history: list[dict[str, Any]] = []
-        self.losses: list[float] = []
+        self.losses: list[float] = []  # one per iteration
 
     def attach(self, engine: Engine) -> None:
         """Continue where the run was, if it was, and follow the trainer."""
@@ -92,16 +92,17 @@ class TrainingRun:
     def _after_epoch(self, engine: Engine) -> None:
         metrics = {} if self.validator is None else self.validator.state.metrics
         dice = metrics.pop("val_mean_dice", None)
+        recent = self.losses[-engine.state.epoch_length :]
         row = {
             "epoch": engine.state.epoch,
-            "loss": sum(self.losses) / max(1, len(self.losses)),
+            "loss": sum(recent) / len(recent),
             "val_mean_dice": None if dice is None else float(dice),
         }
         is_best = self._is_best(row)
-        self.history, self.losses = [*self.history, row], []
+        self.history = [*self.history, row]
         self._publish(row, is_best)
         write_json(self.folder / HISTORY, self.history)
-        plot_history(self.history, self.folder / "train_loss.png")
+        plot_history(self.history, self.losses, self.folder / "train_loss.png")
         self._save(engine)
 
     def _is_best(self, row: Mapping[str, Any]) -> bool:

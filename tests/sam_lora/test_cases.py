@@ -1,0 +1,167 @@
+"""Images of any format on their own grid; broken ones refused with a sentence."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+from tests.conftest import phantom
+
+from sam_lora.cases import CaseError, load_datalist, read_case, to_uint8, write_mask
+
+AFFINE = np.array([[-0.8, 0, 0, 10], [0, 0.9, 0.1, -20], [0, -0.1, 2.0, 5], [0, 0, 0, 1.0]])
+
+
+def write_npz(path, image, label, **more):
+    np.savez_compressed(path, imgs=image, gts=label, **more)
+    return {"image": str(path), "label": str(path)}
+
+
+def write_nifti(folder, image, label, affine=AFFINE):
+    paths = {}
+    for key, array in (("image", image), ("label", label)):
+        nibabel.save(nibabel.Nifti1Image(np.moveaxis(array, (0, 1, 2), (2, 1, 0)), affine), folder / f"{key}.nii.gz")
+        paths[key] = str(folder / f"{key}.nii.gz")
+    return paths
+
+
+def test_npz_and_nifti_of_one_case_are_one_case(tmp_path):
+    image, label = phantom()
+    npz = read_case(write_npz(tmp_path / "case.npz", image, label, affine=AFFINE))
+    nifti = read_case(write_nifti(tmp_path, image, label))
+    assert np.array_equal(npz.image, image)
+    assert np.array_equal(npz.label, label)
+    assert np.array_equal(nifti.image, npz.image)
+    assert np.array_equal(nifti.label, npz.label)
+    assert np.allclose(nifti.affine, npz.affine)
+    assert np.allclose(nifti.spacing, npz.spacing)
+    assert nifti.content == npz.content
+
+
+def test_npz_of_slices_in_colour(tmp_path):
+    image, label = phantom()
+    colour = np.stack([image, 255 - image, image // 2], -1)
+    case = read_case(write_npz(tmp_path / "c.npz", colour, label))
+    assert np.array_equal(case.image, colour)
+    assert case.spacing is None
+
+
+@pytest.mark.parametrize(("mode", "ending"), [("L", "png"), ("RGB", "png"), ("RGBA", "png"), ("L", "tif"), ("RGB", "jpg"), ("LA", "png")])
+def test_pictures_are_volumes_of_one_slice(tmp_path, mode, ending):
+    grey = phantom()[0][0]
+    picture = Image.fromarray(np.stack([grey] * 3, -1)).convert(mode)
+    picture.save(tmp_path / f"picture.{ending}")
+    case = read_case({"image": str(tmp_path / f"picture.{ending}")})
+    channels = (3,) if mode.startswith("RGB") else ()
+    assert case.image.shape == (1, *grey.shape, *channels)
+    assert case.spacing is None
+    first = case.image[0, ..., 0] if channels else case.image[0]
+    assert np.abs(first.astype(int) - grey).max() <= (0 if ending != "jpg" else 40)
+
+
+def test_percentiles_of_what_is_not_zero_keep_zero_zero():
+    volume = np.zeros((10, 10, 10), np.float32)
+    volume[2:] = np.linspace(-5, 995, 800).reshape(8, 10, 10)
+    result = to_uint8(volume, {"percentiles": [0.5, 99.5]})
+    assert (result[:2] == 0).all()
+    assert result[2, 0, 0] == 0
+    assert result[-1, -1, -1] == 255
+    assert result[6, 0, 0] == pytest.approx(127, abs=2)
+
+
+def test_a_window_is_level_and_width():
+    hounsfield = np.array([-1000, -160, 40, 240, 3000], np.int16)
+    assert to_uint8(hounsfield, {"window": [40, 400]}).tolist() == [0, 0, 128, 255, 255]
+
+
+def test_uint8_stays_as_it_is():
+    volume = np.array([3, 7], np.uint8)
+    assert to_uint8(volume, {"window": [40, 400]}) is volume
+
+
+@pytest.mark.parametrize("wrong", [{}, {"window": [40]}, {"window": [40, -1]}, {"percentiles": [99, 1]}, {"window": [1, 2], "x": []}])
+def test_a_wrong_intensity_setting_is_refused(wrong):
+    with pytest.raises(CaseError, match='must be {"window": \\[level, width\\]} or {"percentiles"'):
+        to_uint8(np.ones(3, np.float32), wrong)
+
+
+def test_broken_npz_files_are_refused(tmp_path):
+    image, label = phantom()
+    np.savez(tmp_path / "no_imgs.npz", gts=label)
+    np.savez(tmp_path / "no_gts.npz", imgs=image)
+    np.savez(tmp_path / "flat.npz", imgs=image[0], gts=label[0])
+    np.savez(tmp_path / "shapes.npz", imgs=image, gts=label[:, :-1])
+    np.savez(tmp_path / "pickled.npz", imgs=np.array([{}]), gts=label)
+    np.savez(tmp_path / "nan.npz", imgs=np.full(image.shape, np.nan), gts=label)
+    np.savez(tmp_path / "halves.npz", imgs=image, gts=label / 2)
+    np.savez(tmp_path / "whole.npz", imgs=image, gts=label)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:200])
+    sentences = {
+        "no_imgs": "no_imgs.npz must hold `imgs` and `gts`; it has no `imgs`",
+        "no_gts": "no_gts.npz must hold `imgs` and `gts`; it has no `gts`",
+        "flat": r"`imgs` of .*flat.npz must have shape \(N, H, W\) or \(N, H, W, 3\), got \(30, 40\)",
+        "shapes": r"shapes.npz has shape \(40, 30, 4\), its label .*shapes.npz has \(40, 29, 4\); they must be equal",
+        "pickled": "pickled.npz cannot be read as an npz file; it is cut short or holds pickled objects",
+        "nan": "nan.npz: The image holds 4800 values that are NaN or infinite",
+        "halves": "halves.npz must hold whole numbers from 0, each above 0 an object",
+        "cut": "cut.npz cannot be read as an npz file",
+        "missing": "There is no .*missing.npz",
+    }
+    for name, sentence in sentences.items():
+        path = str(tmp_path / f"{name}.npz")
+        with pytest.raises(CaseError, match=sentence):
+            read_case({"image": path, "label": path})
+
+
+def test_other_broken_images_are_refused(tmp_path):
+    (tmp_path / "text.nii.gz").write_text("no image")
+    with pytest.raises(CaseError, match="text.nii.gz cannot be read as an image"):
+        read_case({"image": str(tmp_path / "text.nii.gz")})
+    nibabel.save(nibabel.Nifti1Image(np.zeros((5, 6, 7, 9), np.float32), np.eye(4)), tmp_path / "series.nii.gz")
+    with pytest.raises(CaseError, match="series.nii.gz is a series of 9 volumes; give one volume"):
+        read_case({"image": str(tmp_path / "series.nii.gz")})
+
+
+def test_a_mask_lands_on_the_grid_of_its_image(tmp_path):
+    image, label = phantom()
+    case = read_case(write_nifti(tmp_path, image, label))
+    path = write_mask(tmp_path / "out" / "mask", label, case.affine, tmp_path / "image.nii.gz")
+    written, source = nibabel.load(path), nibabel.load(tmp_path / "label.nii.gz")
+    assert np.array_equal(written.dataobj, source.dataobj)
+    assert np.allclose(written.affine, source.affine)
+    picture = write_mask(tmp_path / "mask", label[:1], np.eye(4), tmp_path / "image.png")
+    assert np.array_equal(np.asarray(Image.open(picture)), label[0])
+
+
+def test_npz_folders_are_a_datalist(dataset_dir):
+    cases = load_datalist(str(dataset_dir))
+    assert [len(cases[s]) for s in ("training", "validation", "test")] == [2, 0, 1]
+    assert cases["labels"] == {1: "bar", 2: "block"}
+
+
+def test_the_datalist_wins_and_its_paths_start_in_dataset_dir(dataset_dir, tmp_path):
+    entry = {"image": "train/case0.npz", "label": "train/case0.npz", "patient": "p1"}
+    (tmp_path / "list.json").write_text(json.dumps({"training": [entry], "labels": {"1": "femur"}}))
+    cases = load_datalist(str(dataset_dir), str(tmp_path / "list.json"))
+    assert cases["training"][0]["image"] == str(dataset_dir / "train" / "case0.npz")
+    assert cases["labels"] == {1: "femur"}
+
+
+def test_unusable_datalists_are_refused(dataset_dir, tmp_path):
+    def refused(content, sentence):
+        (tmp_path / "list.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        with pytest.raises(CaseError, match=sentence):
+            load_datalist(str(dataset_dir), str(tmp_path / "list.json"))
+
+    refused("{", "list.json cannot be read")
+    refused([], "must be a JSON object with training, validation and test lists")
+    refused({"training": []}, "There is no case in .*list.json")
+    refused({"training": ["a.nii"]}, "Entry 0 of training in .*list.json must be")
+    both = [{"image": "a.nii", "patient": "p1"}]
+    refused({"training": both, "test": both}, "Patient p1 is in training and in test; a patient belongs to one")
+    with pytest.raises(CaseError, match="dataset_dir must be a folder with the cases, there is no 'nowhere'"):
+        load_datalist("nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CaseError, match="There is no case in .*empty: expected training or test entries"):
+        load_datalist(str(tmp_path / "empty"))
