@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Randomizable, ThreadUnsafe
+from monai.transforms import Randomizable
 from torch.nn import functional as F
 from torch.utils.data import Dataset, DistributedSampler, default_collate
 from tqdm import tqdm
@@ -136,7 +136,7 @@ def label_value(label: str | int | None, labels: Mapping[int, str]) -> int | Non
 def reseed(transform: Any, state: Sequence[int]) -> None:
     """Give every random transform inside ``transform`` a state of its own that follows from ``state`` alone."""
     seed = int(np.random.SeedSequence(list(state)).generate_state(1)[0])
-    if isinstance(transform, Compose | Randomizable) and not isinstance(transform, ThreadUnsafe):
+    if isinstance(transform, Randomizable):
         transform.set_random_state(seed=seed)
 
 

