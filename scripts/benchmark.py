@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from json import loads
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from json import loads
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ def encoder(rounds: int = 5, json: str | None = None) -> None:
         json: also write the figures there.
     """
     rates = {name: _matrix_rate(dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
-    print(f"{torch.get_num_threads()} threads; matrix products: fp32 {rates['fp32']:.0f}, bf16 {rates['bf16']:.0f} GFLOP/s")
+    print(
+        f"{torch.get_num_threads()} threads; matrix products: fp32 {rates['fp32']:.0f}, bf16 {rates['bf16']:.0f} GFLOP/s"
+    )
     figures: dict[str, Any] = {"matrix_gflops": rates}
     for title, pair in ENCODERS.items():
         ours, reference = _in_turns(pair, rounds)

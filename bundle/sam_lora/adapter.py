@@ -160,7 +160,10 @@ def check_adapter(adapter: Adapter, spec: AdapterSpec, path: Path) -> None:
         theirs = adapter.spec.to_json()[name]
         optional = name in {"base_digest", "labels", "intensity"}
         if theirs != mine and not (optional and not (theirs and mine)):
-            raise AdapterError(f"{path} was made for {name} {_show(theirs)}, this network has {name} {_show(mine)}.")
+            raise AdapterError(
+                f"{path} was made for {name} {_show(theirs)}, this network has {name} {_show(mine)}. Give the adapter's "
+                f"own value, or none."
+            )
 
 
 def _show(value: Any) -> str:

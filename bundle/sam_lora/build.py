@@ -142,9 +142,7 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
         decoder=_checked_decoder(decoder),
         image_size=network.image_size,
         labels={int(value): str(name) for value, name in (labels or {}).items()},
-        intensity={
-            key: [float(v) for v in values] for key, values in (intensity or DEFAULT_INTENSITY).items()
-        },
+        intensity={key: [float(v) for v in values] for key, values in (intensity or DEFAULT_INTENSITY).items()},
     )
     _inject(network)
     if given is not None:

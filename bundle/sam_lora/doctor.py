@@ -16,7 +16,14 @@ import torch
 from sam_lora.adapter import AdapterError, read_adapter
 from sam_lora.weights import CHECKPOINTS, MODELS_DIR, WeightsError, find_weights, verify_weights
 
-PACKAGES = {"monai": "1.6", "torch": "2.4", "safetensors": "0.4", "nibabel": "5", "pytorch-ignite": "0.5", "fire": "0.6"}
+PACKAGES = {
+    "monai": "1.6",
+    "torch": "2.4",
+    "safetensors": "0.4",
+    "nibabel": "5",
+    "pytorch-ignite": "0.5",
+    "fire": "0.6",
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,9 @@ def examine(device: str = "auto", models: Path = MODELS_DIR) -> list[Finding]:
 
 def _software() -> Iterator[Finding]:
     supported = (3, 10) <= sys.version_info < (3, 13)
-    yield Finding("python", supported, platform.python_version() + ("" if supported else ": install Python 3.10 to 3.12."))
+    yield Finding(
+        "python", supported, platform.python_version() + ("" if supported else ": install Python 3.10 to 3.12.")
+    )
     for name, least in PACKAGES.items():
         try:
             version = importlib.metadata.version(name)

@@ -17,7 +17,8 @@ from monai.transforms import MapTransform
 from torch import Tensor, nn
 
 from sam_lora.adapter import DEFAULT_INTENSITY
-from sam_lora.cases import load_datalist, read_array, stem, to_uint8, write_mask
+from sam_lora.cases import read_array, stem, to_uint8, write_mask
+from sam_lora.datalist import load_datalist
 from sam_lora.datasets import label_value
 from sam_lora.files import writable_folder
 from sam_lora.prompts import PromptError, SlicePrompts, prompts_from_requests, refuse_unprompted_labels
@@ -36,7 +37,7 @@ def inference_entries(
     Args:
         image: one image or volume; or None for the test cases of ``dataset_dir`` and ``datalist``.
         prompts: requests, or a JSON file of them; for a datalist, each entry's own ``prompts``.
-        dataset_dir: see :func:`sam_lora.cases.load_datalist`.
+        dataset_dir: see :func:`sam_lora.datalist.load_datalist`.
         datalist: likewise.
 
     Raises:

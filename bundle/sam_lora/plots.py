@@ -45,7 +45,9 @@ def plot_history(history: Sequence[Mapping[str, Any]], losses: Sequence[float], 
     smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
     axes.plot(places, losses, color="#e6b0aa", linewidth=0.8, label="each iteration")
     axes.plot(places[window - 1 :], smooth, color="#c0392b", label=f"mean of {window} iterations")
-    axes.plot([row["epoch"] for row in history], [row["loss"] for row in history], "o", color="#7b241c", label="epoch mean")
+    axes.plot(
+        [row["epoch"] for row in history], [row["loss"] for row in history], "o", color="#7b241c", label="epoch mean"
+    )
     axes.set_xlabel("epoch")
     axes.set_ylabel("training loss")
     axes.set_ylim(bottom=0)

@@ -27,6 +27,9 @@ HISTORY = "history.json"
 class TrainingProgress(ProgressBar):
     """A bar per epoch on stderr: loss, speed, time left."""
 
+    def __init__(self) -> None:
+        super().__init__(bar_format="{desc} {n_fmt}/{total_fmt} |{bar}| {rate_fmt}, {remaining} left{postfix}")
+
     def attach(self, engine: Engine, *_: Any, **__: Any) -> None:
         """Show the loss of each iteration."""
         super().attach(engine, output_transform=lambda output: {"loss": _loss(output)})

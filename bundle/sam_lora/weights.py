@@ -7,7 +7,6 @@ import importlib.metadata
 import pickle
 import shutil
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm import tqdm
 
+from sam_lora.download import download
 from sam_lora.files import write_aside
 from sam_lora.networks import look_up_variant
 
@@ -261,7 +260,7 @@ def _download(variant: str, checkpoint: Checkpoint, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     try:
-        _fetch(checkpoint.url, partial)
+        download(checkpoint.url, partial)
     except (urllib.error.URLError, OSError) as error:
         raise WeightsError(
             f"{checkpoint.url} could not be fetched ({error}); what arrived is kept and the next try continues. On a "
@@ -274,27 +273,3 @@ def _download(variant: str, checkpoint: Checkpoint, path: Path) -> Path:
         raise
     partial.replace(path)
     return path
-
-
-def _fetch(url: str, partial: Path) -> None:
-    have = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
-    try:
-        response = urllib.request.urlopen(request, timeout=60)  # noqa: S310
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing is left to send: the file is whole, its hash will tell
-            return
-        raise
-    with response:
-        continues = response.status == 206
-        have = have if continues else 0
-        total = have + int(response.headers.get("Content-Length", 0)) or None
-        with (
-            partial.open("ab" if continues else "wb") as file,
-            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=partial.stem) as bar,
-        ):
-            for block in iter(lambda: response.read(_BLOCK), b""):
-                file.write(block)
-                bar.update(len(block))
-        if total is not None and partial.stat().st_size < total:
-            raise OSError(f"the connection ended after {partial.stat().st_size} of {total} bytes")

@@ -7,10 +7,10 @@ import sys
 import sysconfig
 
 import pytest
-from tests.conftest import BUNDLE, REPOSITORY
-from tests.bundle.test_metadata import SCHEMA
 
 from sam_lora.weights import find_weights
+from tests.bundle.test_metadata import SCHEMA
+from tests.conftest import BUNDLE, REPOSITORY
 
 OPTIONS = ("--image_size", "64", "--device", "cpu", "--min_pixels", "20", "--checkpoint_interval", "2")
 pytestmark = pytest.mark.accept
@@ -24,7 +24,9 @@ def python(tmp_path_factory):
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "packages.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     interpreter = folder / "bin" / "python"
-    done = subprocess.run([interpreter, "-c", "import sam_lora"], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [interpreter, "-c", "import sam_lora"], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert "No module named 'sam_lora'" in done.stderr
     return interpreter
 

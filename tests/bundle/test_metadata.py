@@ -5,11 +5,11 @@ import re
 
 import yaml
 from jsonschema import validate
-from tests.conftest import BUNDLE, REPOSITORY
 
 from sam_lora import __version__
 from sam_lora.networks import VARIANTS
 from sam_lora.weights import CHECKPOINTS, file_digest
+from tests.conftest import BUNDLE, REPOSITORY
 
 SCHEMA = REPOSITORY / "tests" / "bundle" / "meta_schema_20240725.json"  # MONAI's own, byte for byte
 METADATA = json.loads((BUNDLE / "configs" / "metadata.json").read_text())

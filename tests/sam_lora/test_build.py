@@ -138,7 +138,9 @@ def test_a_safetensors_file_of_something_else_is_no_adapter(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"w_a_000": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(AdapterError, match="no adapter of SAM-LoRA: .*import.* takes in the formats of Sam_LoRA and SAMed"):
+    with pytest.raises(
+        AdapterError, match="no adapter of SAM-LoRA: .*import.* takes in the formats of Sam_LoRA and SAMed"
+    ):
         build_sam_lora(adapter=str(tmp_path / "other.safetensors"))
 
 
@@ -185,7 +187,10 @@ def test_wrong_arguments_are_refused(options, sentence):
 
 def test_missing_weights_say_how_to_get_them(monkeypatch, tmp_path):
     monkeypatch.setattr("sam_lora.build.find_weights", lambda variant: find_weights(variant, tmp_path))
-    with pytest.raises(WeightsError, match=r"The weights of vit_b are missing: .* `python scripts/weights.py get vit_b` .*--source FILE"):
+    with pytest.raises(
+        WeightsError,
+        match=r"The weights of vit_b are missing: .* `python scripts/weights.py get vit_b` .*--source FILE",
+    ):
         build_sam_lora("vit_b")
 
 

@@ -1,14 +1,12 @@
 """Images of any format on their own grid; broken ones refused with a sentence."""
 
-import json
-
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from tests.conftest import phantom
 
-from sam_lora.cases import CaseError, load_datalist, read_case, to_uint8, write_mask
+from sam_lora.cases import CaseError, read_case, to_uint8, write_mask
+from tests.conftest import phantom
 
 AFFINE = np.array([[-0.8, 0, 0, 10], [0, 0.9, 0.1, -20], [0, -0.1, 2.0, 5], [0, 0, 0, 1.0]])
 
@@ -47,7 +45,9 @@ def test_npz_of_slices_in_colour(tmp_path):
     assert case.spacing is None
 
 
-@pytest.mark.parametrize(("mode", "ending"), [("L", "png"), ("RGB", "png"), ("RGBA", "png"), ("L", "tif"), ("RGB", "jpg"), ("LA", "png")])
+@pytest.mark.parametrize(
+    ("mode", "ending"), [("L", "png"), ("RGB", "png"), ("RGBA", "png"), ("L", "tif"), ("RGB", "jpg"), ("LA", "png")]
+)
 def test_pictures_are_volumes_of_one_slice(tmp_path, mode, ending):
     grey = phantom()[0][0]
     picture = Image.fromarray(np.stack([grey] * 3, -1)).convert(mode)
@@ -80,7 +80,9 @@ def test_uint8_stays_as_it_is():
     assert to_uint8(volume, {"window": [40, 400]}) is volume
 
 
-@pytest.mark.parametrize("wrong", [{}, {"window": [40]}, {"window": [40, -1]}, {"percentiles": [99, 1]}, {"window": [1, 2], "x": []}])
+@pytest.mark.parametrize(
+    "wrong", [{}, {"window": [40]}, {"window": [40, -1]}, {"percentiles": [99, 1]}, {"window": [1, 2], "x": []}]
+)
 def test_a_wrong_intensity_setting_is_refused(wrong):
     with pytest.raises(CaseError, match='must be {"window": \\[level, width\\]} or {"percentiles"'):
         to_uint8(np.ones(3, np.float32), wrong)
@@ -132,36 +134,3 @@ def test_a_mask_lands_on_the_grid_of_its_image(tmp_path):
     assert np.allclose(written.affine, source.affine)
     picture = write_mask(tmp_path / "mask", label[:1], np.eye(4), tmp_path / "image.png")
     assert np.array_equal(np.asarray(Image.open(picture)), label[0])
-
-
-def test_npz_folders_are_a_datalist(dataset_dir):
-    cases = load_datalist(str(dataset_dir))
-    assert [len(cases[s]) for s in ("training", "validation", "test")] == [2, 0, 1]
-    assert cases["labels"] == {1: "bar", 2: "block"}
-
-
-def test_the_datalist_wins_and_its_paths_start_in_dataset_dir(dataset_dir, tmp_path):
-    entry = {"image": "train/case0.npz", "label": "train/case0.npz", "patient": "p1"}
-    (tmp_path / "list.json").write_text(json.dumps({"training": [entry], "labels": {"1": "femur"}}))
-    cases = load_datalist(str(dataset_dir), str(tmp_path / "list.json"))
-    assert cases["training"][0]["image"] == str(dataset_dir / "train" / "case0.npz")
-    assert cases["labels"] == {1: "femur"}
-
-
-def test_unusable_datalists_are_refused(dataset_dir, tmp_path):
-    def refused(content, sentence):
-        (tmp_path / "list.json").write_text(content if isinstance(content, str) else json.dumps(content))
-        with pytest.raises(CaseError, match=sentence):
-            load_datalist(str(dataset_dir), str(tmp_path / "list.json"))
-
-    refused("{", "list.json cannot be read")
-    refused([], "must be a JSON object with training, validation and test lists")
-    refused({"training": []}, "There is no case in .*list.json")
-    refused({"training": ["a.nii"]}, "Entry 0 of training in .*list.json must be")
-    both = [{"image": "a.nii", "patient": "p1"}]
-    refused({"training": both, "test": both}, "Patient p1 is in training and in test; a patient belongs to one")
-    with pytest.raises(CaseError, match="dataset_dir must be a folder with the cases, there is no 'nowhere'"):
-        load_datalist("nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CaseError, match="There is no case in .*empty: expected training or test entries"):
-        load_datalist(str(tmp_path / "empty"))

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import Compose
-from tests.conftest import phantom
 
-from sam_lora.cases import CaseError, load_datalist
+from sam_lora.cases import CaseError
+from sam_lora.datalist import load_datalist
 from sam_lora.datasets import SliceDataset, SliceSampler, collate_slices, label_value
 from sam_lora.losses import PerObjectLoss
 from sam_lora.prompts import PromptError
 from sam_lora.transforms import RandPromptsd, SplitObjectsd
+from tests.conftest import phantom
 
 
 def transform(mode="pt_box", jitter=0.2, min_pixels=1):
@@ -85,13 +86,17 @@ def test_a_batch_pads_points_and_objects_and_the_loss_leaves_them_out(dataset_di
     loss = PerObjectLoss(torch.nn.BCEWithLogitsLoss())
     real = torch.stack([logits[0, 0], logits[1, 0], logits[1, 1]])[:, None]
     labels = torch.stack([batch["label"][0, 0], batch["label"][1, 0], batch["label"][1, 1]])[:, None]
-    assert torch.isclose(loss(logits, batch["label"]), torch.nn.functional.binary_cross_entropy_with_logits(real, labels))
+    assert torch.isclose(
+        loss(logits, batch["label"]), torch.nn.functional.binary_cross_entropy_with_logits(real, labels)
+    )
 
 
 def test_slices_of_different_sizes_share_no_batch(dataset_dir):
     sample = dataset(dataset_dir)[0]
     other = {**sample, "image": sample["image"][:, :20], "label": sample["label"][:, :20]}
-    with pytest.raises(CaseError, match="batch_size 2 needs slices of one size, these are 20 x 40, 30 x 40 pixels: use"):
+    with pytest.raises(
+        CaseError, match="batch_size 2 needs slices of one size, these are 20 x 40, 30 x 40 pixels: use"
+    ):
         collate_slices([sample, other])
 
 

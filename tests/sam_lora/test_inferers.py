@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from tests.conftest import phantom
-from tests.sam_lora.test_cases import write_nifti, write_npz
 
 from sam_lora.inferers import LoadCased, PromptInferer, inference_entries, segment_slice
-from sam_lora.prompts import Prompts, PromptError, SlicePrompts
+from sam_lora.prompts import PromptError, Prompts, SlicePrompts
+from tests.conftest import phantom
+from tests.sam_lora.test_cases import write_nifti, write_npz
 
 REQUESTS = [{"label": "bar", "roi": [8, 19, 5, 11, 2, 2]}, {"label": "block", "foreground": [[6, 20, 1]]}]
 LABELS = {1: "bar", 2: "block"}
@@ -43,14 +43,18 @@ def test_prompts_reach_their_slices_and_others_stay_empty(tmp_path, network):
     assert set(mask[..., 2].unique().tolist()) <= {0, 1}
     assert (mask[8:20, 5:12, 2] == 1).float().mean() > 0.5  # the bar the box was drawn around
     expected = network(
-        torch.from_numpy(image[2]).float().expand(1, 3, -1, -1), torch.tensor([[[[8.0, 5], [20, 12]]]]), torch.tensor([[[2, 3]]])
+        torch.from_numpy(image[2]).float().expand(1, 3, -1, -1),
+        torch.tensor([[[[8.0, 5], [20, 12]]]]),
+        torch.tensor([[[2, 3]]]),
     )
     assert torch.equal(mask[..., 2].T == 1, expected[0, 0] > 0)
 
 
 def test_a_monai_label_request_is_read_from_beside_the_image(tmp_path):
     path = write_npz(tmp_path / "c.npz", *phantom())["image"]
-    loaded = LoadCased()({"image": path, "label": "bar", "foreground": [[9, 6, 2]], "background": [], "model": "x"})["image"]
+    loaded = LoadCased()({"image": path, "label": "bar", "foreground": [[9, 6, 2]], "background": [], "model": "x"})[
+        "image"
+    ]
     assert json.loads(loaded.meta["prompts"]) == {"label": "bar", "foreground": [[9, 6, 2]]}
 
 

@@ -57,7 +57,9 @@ def test_an_imported_adapter_changes_a_real_size_network(tmp_path):
 
 
 def test_samed_files_bring_their_decoder(tmp_path):
-    decoder = {n: p for n, p in build_sam("vit_b").state_dict().items() if n.startswith(("prompt_encoder", "mask_decoder"))}
+    decoder = {
+        n: p for n, p in build_sam("vit_b").state_dict().items() if n.startswith(("prompt_encoder", "mask_decoder"))
+    }
     torch.save(positional() | decoder, tmp_path / "samed.pth")
     adapter = import_adapter(tmp_path / "samed.pth", "vit_b", image_size=512)
     assert (adapter.spec.decoder, adapter.spec.image_size) == ("full", 512)
@@ -65,10 +67,14 @@ def test_samed_files_bring_their_decoder(tmp_path):
 
 
 def test_a_decoder_with_one_mask_per_class_is_refused_or_left_out(tmp_path):
-    decoder = {n: p for n, p in build_sam("vit_b").state_dict().items() if n.startswith(("prompt_encoder", "mask_decoder"))}
+    decoder = {
+        n: p for n, p in build_sam("vit_b").state_dict().items() if n.startswith(("prompt_encoder", "mask_decoder"))
+    }
     decoder["mask_decoder.mask_tokens.weight"] = torch.zeros(9, 256)
     torch.save(positional() | decoder, tmp_path / "samed.pth")
-    with pytest.raises(AdapterError, match=r"mask_tokens.weight of .* must have shape \(4, 256\), it is \(9, 256\): SAMed gives"):
+    with pytest.raises(
+        AdapterError, match=r"mask_tokens.weight of .* must have shape \(4, 256\), it is \(9, 256\): SAMed gives"
+    ):
         import_adapter(tmp_path / "samed.pth", "vit_b")
     assert import_adapter(tmp_path / "samed.pth", "vit_b", lora_only=True).spec.decoder == "frozen"
 

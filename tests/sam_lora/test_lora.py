@@ -93,7 +93,9 @@ def test_a_plain_layer_takes_one_part_over_all_rows():
 
 @pytest.mark.parametrize("rank", [0, -1, 5, 2.5, True])
 def test_a_rank_that_does_not_fit_is_refused(rank):
-    with pytest.raises(ValueError, match=f"rank must be a whole number from 1 to 4, the smaller side of this layer, got {rank}"):
+    with pytest.raises(
+        ValueError, match=f"rank must be a whole number from 1 to 4, the smaller side of this layer, got {rank}"
+    ):
         LoRALinear(nn.Linear(6, 4), {"proj": None}, rank, 1.0)
 
 

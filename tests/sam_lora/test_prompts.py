@@ -85,10 +85,18 @@ def labels_of(mode):
 
 
 def test_what_each_mode_gives():
-    assert [labels_of(m) for m in ("no", "box", "full_box", "point", "pt_box")] == [[-2], [2, 3], [2, 3], [1], [1, 2, 3]]
+    assert [labels_of(m) for m in ("no", "box", "full_box", "point", "pt_box")] == [
+        [-2],
+        [2, 3],
+        [2, 3],
+        [1],
+        [1, 2, 3],
+    ]
     full = sample_prompts(masks()[:1], "full_box", np.random.RandomState(0)).points[0].tolist()
     assert full == [[0, 0], [10, 20]]
-    mixed = {tuple(sample_prompts(masks()[:1], "mix", np.random.RandomState(s)).point_labels[0].tolist()) for s in range(30)}
+    mixed = {
+        tuple(sample_prompts(masks()[:1], "mix", np.random.RandomState(s)).point_labels[0].tolist()) for s in range(30)
+    }
     assert mixed == {(2, 3), (1,), (1, 2, 3)}
 
 
@@ -144,7 +152,10 @@ REFUSED = {
     "nothing": ([], "There is no prompt"),
     "empty": ({}, "the request has neither foreground points nor a roi"),
     "background only": ({"background": [[1, 1, 1]]}, "has neither foreground points nor a roi"),
-    "outside": ({"foreground": [[1, 20, 1]]}, r"foreground point \[1, 20, 1\] of the request lies outside the volume of 10 x 20 x 5"),
+    "outside": (
+        {"foreground": [[1, 20, 1]]},
+        r"foreground point \[1, 20, 1\] of the request lies outside the volume of 10 x 20 x 5",
+    ),
     "negative": ({"background": [[1, -1, 1]], "foreground": [[1, 1, 1]]}, r"background point \[1, -1, 1\]"),
     "nan": ({"foreground": [[1, float("nan"), 1]]}, "a foreground point of the request must be finite"),
     "infinite box": ({"roi": [0, float("inf"), 0, 1, 0, 1]}, "roi of the request must be finite"),
@@ -153,7 +164,10 @@ REFUSED = {
     "not a list": ({"foreground": "1,2,3"}, "foreground of the request must be a list of voxels"),
     "box outside": ({"roi": [10, 12, 0, 1, 0, 1]}, r"roi \[10, 12, 0, 1, 0, 1\] of the request lies outside"),
     "short box": ({"roi": [0, 1, 0, 1]}, "roi of the request must be i0, i1, j0, j1, k0, k1"),
-    "unknown label": ({"label": "kidney", "foreground": [[1, 1, 1]]}, "asks for label 'kidney'; known are spleen, liver"),
+    "unknown label": (
+        {"label": "kidney", "foreground": [[1, 1, 1]]},
+        "asks for label 'kidney'; known are spleen, liver",
+    ),
     "no label of two": ({"foreground": [[1, 1, 1]]}, "asks for label None; known are spleen, liver"),
     "second": ([{"label": "liver", "roi": [0, 1, 0, 1, 0, 1]}, 5], "request 1 must be an object"),
 }
@@ -169,7 +183,9 @@ def test_a_wrong_request_is_refused_with_a_sentence(case):
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(PromptError, match="prompt_mode must be one of no, box, full_box, point, pt_box, mix, got 'boxes'"):
+    with pytest.raises(
+        PromptError, match="prompt_mode must be one of no, box, full_box, point, pt_box, mix, got 'boxes'"
+    ):
         sample_prompts(masks(), "boxes", np.random.RandomState(0))
 
 

@@ -94,9 +94,13 @@ def two_rows(monkeypatch, tmp_path):
 def test_one_rows_file_under_another_rows_name_is_refused(two_rows):
     verify_weights(two_rows / "sam.pth", "vit_b")
     verify_weights(two_rows / "medsam.pth", "medsam_vit_b")
-    with pytest.raises(WeightsError, match="medsam.pth is not the published file of vit_b: its hash is md5:.*, expected md5:"):
+    with pytest.raises(
+        WeightsError, match="medsam.pth is not the published file of vit_b: its hash is md5:.*, expected md5:"
+    ):
         verify_weights(two_rows / "medsam.pth", "vit_b")
-    with pytest.raises(WeightsError, match="sam.pth is the published file of vit_b, not of medsam_vit_b: ask for `--variant vit_b`"):
+    with pytest.raises(
+        WeightsError, match="sam.pth is the published file of vit_b, not of medsam_vit_b: ask for `--variant vit_b`"
+    ):
         verify_weights(two_rows / "sam.pth", "medsam_vit_b")
     with pytest.raises(WeightsError, match="not the published file of vit_b"):
         get_weights("vit_b", two_rows / "medsam.pth", two_rows / "models")

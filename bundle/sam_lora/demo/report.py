@@ -90,12 +90,16 @@ def _table(results: Sequence[Mapping[str, Any]]) -> str:
     rows = [line(s, [f"{result['dice'][s]:.3f}" for result in results]) for s in structures]
     rows.append(line("mean over objects", [f"{result['dice']['mean']:.3f}" for result in results], "mean"))
     rows.append(line("adapter, bytes", [f"{result['bytes']:,}" if result["bytes"] else "-" for result in results]))
-    rows.append(line("training, seconds", [f"{result['seconds']:.0f}" if result["bytes"] else "-" for result in results]))
+    rows.append(
+        line("training, seconds", [f"{result['seconds']:.0f}" if result["bytes"] else "-" for result in results])
+    )
     return f"<table><tr><th>mean Dice per object (slice)</th>{head}</tr>{''.join(rows)}</table>"
 
 
 def _row(pictures: Mapping[str, np.ndarray]) -> str:
-    cells = (f"<div><img src='{_inline(_png(p))}' alt='{html.escape(t)}'>{html.escape(t)}</div>" for t, p in pictures.items())
+    cells = (
+        f"<div><img src='{_inline(_png(p))}' alt='{html.escape(t)}'>{html.escape(t)}</div>" for t, p in pictures.items()
+    )
     return f"<div class='panels'>{''.join(cells)}</div>"
 
 

