@@ -150,12 +150,10 @@ def _channels(array: np.ndarray, meta: Mapping[str, Any], path: Path) -> int:
 def to_uint8(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> np.ndarray:
     """Bring raw intensities to [0, 255], once per volume, the same way for training and serving.
 
-    uint8 is kept as it is: npz cases and photographs already are what the network wants.
-
     Args:
         volume: any shape.
-        intensity: ``{"window": [level, width]}`` (CT, in HU), or ``{"percentiles": [low, high]}`` of the voxels
-            that are not zero (MR, ultrasound): zero, the background of MR, stays zero.
+        intensity: ``{"window": [level, width]}`` (CT, in HU), or ``{"percentiles": [low, high]}`` (MR and others).
+            Where no voxel is negative, zero is the background: it stays zero, and percentiles are of the rest.
 
     Returns:
         uint8, the same shape.
@@ -163,13 +161,11 @@ def to_uint8(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> np
     Raises:
         CaseError: if there is a NaN or infinite value, or the intensity is not one of the two.
     """
-    if volume.dtype == np.uint8:
-        return volume
     if not np.isfinite(volume).all():
         raise CaseError(f"The image holds {int((~np.isfinite(volume)).sum())} values that are NaN or infinite.")
     low, high = _range(volume, intensity)
     scaled: np.ndarray = np.clip((volume.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255
-    if "percentiles" in intensity:
+    if "percentiles" in intensity and volume.min() >= 0:
         scaled[volume == 0] = 0
     return scaled.round().astype(np.uint8)
 
@@ -179,7 +175,7 @@ def _range(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> tupl
         case {"window": [level, width], **rest} if not rest and width > 0:
             return level - width / 2, level + width / 2
         case {"percentiles": [low, high], **rest} if not rest and 0 <= low < high <= 100:
-            present = volume[volume != 0]
+            present = volume[volume != 0] if volume.min() >= 0 else volume
             return tuple(np.percentile(present, [low, high])) if present.size else (0.0, 1.0)
     raise CaseError(
         'intensity must be {"window": [level, width]} or {"percentiles": [low, high]} with 0 <= low < high <= 100, '
@@ -198,14 +194,10 @@ def read_case(entry: Mapping[str, Any], intensity: Mapping[str, Sequence[float]]
         CaseError: naming the file, if something is missing, unreadable, of another shape, or not finite.
     """
     path = Path(str(entry["image"]))
-    array, meta = read_array(path, "imgs")
-    try:
-        image = to_uint8(array, intensity)
-    except CaseError as error:
-        raise CaseError(f"{path}: {error}") from error
+    image, meta = read_image(path, intensity)
     label = None
     if entry.get("label"):
-        label = read_label(Path(str(entry["label"])), array.shape[:3], path)
+        label = read_label(Path(str(entry["label"])), image.shape[:3], path)
     affine = np.asarray(meta.get("affine", np.eye(4)), float)
     has_spacing = meta.get("has_spacing", path.suffix.lower() not in PICTURES)
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)) if has_spacing else None
@@ -215,6 +207,30 @@ def read_case(entry: Mapping[str, Any], intensity: Mapping[str, Sequence[float]]
     if label is not None:
         digest.update(label.data)
     return Case(stem(path), image, label, spacing, affine, digest.hexdigest())  # type: ignore[arg-type]
+
+
+def read_image(path: Path, intensity: Mapping[str, Sequence[float]]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read an image as the network wants it.
+
+    npz cases and pictures that are uint8 are in [0, 255] by contract and stay as they are.
+
+    Args:
+        path: a file, or a folder with one DICOM series.
+        intensity: see :func:`to_uint8`.
+
+    Returns:
+        ``(I, J, K)`` or ``(I, J, K, 3)``, uint8, and MONAI's metadata.
+
+    Raises:
+        CaseError: naming the file.
+    """
+    array, meta = read_array(path, "imgs")
+    if array.dtype == np.uint8 and path.suffix.lower() in (".npz", *PICTURES):
+        return array, meta
+    try:
+        return to_uint8(array, intensity), meta
+    except CaseError as error:
+        raise CaseError(f"{path}: {error}") from error
 
 
 def read_label(path: Path, shape: Sequence[int], image: Path) -> np.ndarray:

@@ -17,7 +17,7 @@ from monai.transforms import MapTransform
 from torch import Tensor, nn
 
 from sam_lora.adapter import DEFAULT_INTENSITY
-from sam_lora.cases import read_array, stem, to_uint8, write_mask
+from sam_lora.cases import read_image, stem, write_mask
 from sam_lora.datalist import load_datalist
 from sam_lora.datasets import label_value
 from sam_lora.files import writable_folder
@@ -85,8 +85,7 @@ class LoadCased(MapTransform):
             requests = {key: d[key] for key in REQUEST_KEYS if d.get(key)}
         for key in self.key_iterator(d):
             path = Path(str(d[key]))
-            array, meta = read_array(path, "imgs")
-            array = to_uint8(array, self.intensity)
+            array, meta = read_image(path, self.intensity)
             array = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
             kept = {"filename_or_obj": str(path), "prompts": json.dumps(requests), "space": "RAS"}
             affine = torch.as_tensor(np.asarray(meta.get("affine", np.eye(4)), float))

@@ -24,10 +24,17 @@ def write_nifti(folder, image, label, affine=AFFINE):
     return paths
 
 
-def test_npz_and_nifti_of_one_case_are_one_case(tmp_path):
+def raw_phantom():
+    """An MR-like volume of int16 and its labels."""
     image, label = phantom()
+    return image.astype(np.int16) * 7, label
+
+
+def test_npz_and_nifti_of_one_case_are_one_case(tmp_path):
+    raw, label = raw_phantom()
+    image = to_uint8(raw, {"percentiles": [0.5, 99.5]})
     npz = read_case(write_npz(tmp_path / "case.npz", image, label, affine=AFFINE))
-    nifti = read_case(write_nifti(tmp_path, image, label))
+    nifti = read_case(write_nifti(tmp_path, raw, label))
     assert np.array_equal(npz.image, image)
     assert np.array_equal(npz.label, label)
     assert np.array_equal(nifti.image, npz.image)
@@ -75,9 +82,17 @@ def test_a_window_is_level_and_width():
     assert to_uint8(hounsfield, {"window": [40, 400]}).tolist() == [0, 0, 128, 255, 255]
 
 
-def test_uint8_stays_as_it_is():
-    volume = np.array([3, 7], np.uint8)
-    assert to_uint8(volume, {"window": [40, 400]}) is volume
+def test_zero_is_no_background_where_there_are_negative_values():
+    hounsfield = np.arange(-500, 500, dtype=np.int16)
+    result = to_uint8(hounsfield, {"percentiles": [0, 100]})
+    assert result[500] == pytest.approx(127, abs=1)
+
+
+def test_eight_bit_volumes_are_raw_and_eight_bit_npz_are_not(tmp_path):
+    image, label = phantom()
+    nifti = read_case(write_nifti(tmp_path, image, label))
+    assert np.array_equal(nifti.image, to_uint8(image, {"percentiles": [0.5, 99.5]}))
+    assert np.array_equal(read_case(write_npz(tmp_path / "c.npz", image, label)).image, image)
 
 
 @pytest.mark.parametrize(

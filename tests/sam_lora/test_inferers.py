@@ -7,10 +7,11 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from sam_lora.cases import to_uint8
 from sam_lora.inferers import LoadCased, PromptInferer, inference_entries, segment_slice
 from sam_lora.prompts import PromptError, Prompts, SlicePrompts
 from tests.conftest import phantom
-from tests.sam_lora.test_cases import write_nifti, write_npz
+from tests.sam_lora.test_cases import raw_phantom, write_nifti, write_npz
 
 REQUESTS = [{"label": "bar", "roi": [8, 19, 5, 11, 2, 2]}, {"label": "block", "foreground": [[6, 20, 1]]}]
 LABELS = {1: "bar", 2: "block"}
@@ -27,9 +28,10 @@ def network(small_lora):
 
 
 def test_npz_and_nifti_of_one_case_give_equal_masks(tmp_path, network):
-    image, label = phantom()
+    raw, label = raw_phantom()
+    image = to_uint8(raw, {"percentiles": [0.5, 99.5]})
     npz = segment({"image": write_npz(tmp_path / "c.npz", image, label)["image"], "prompts": REQUESTS}, network)
-    nifti = segment({"image": write_nifti(tmp_path, image, label)["image"], "prompts": REQUESTS}, network)
+    nifti = segment({"image": write_nifti(tmp_path, raw, label)["image"], "prompts": REQUESTS}, network)
     assert npz.any()
     assert torch.equal(npz, nifti)
 
