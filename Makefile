@@ -3,18 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := agg
 
-.PHONY: demo test accept soak lint clean
+.PHONY: demo test accept lint clean
 demo: .venv/installed
 	$(BIN)/python scripts/brain_demo.py --output demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not accept and not soak"
+	$(BIN)/python -m pytest -m "not accept"
 
 accept: .venv/installed
 	$(BIN)/python -m pytest -m accept
-
-soak: .venv/installed
-	$(BIN)/python -m pytest -m soak
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -59,6 +59,8 @@ def import_(
     source, target = Path(file), Path(output)
     if is_positional(load_tensors(source)):
         write_adapter(target, import_adapter(source, variant, image_size, lora_only))
+    elif image_size is not None or lora_only:
+        raise ValueError(f"{source} is a full checkpoint: image_size and lora_only are for adapters only.")
     else:
         import_base(source, variant, target)
     print(target)

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sam_lora.build import write_zero_model
+from sam_lora.build import DEFAULT_VARIANT, write_zero_model
 from sam_lora.cli import run
-from sam_lora.weights import CHECKPOINTS, MODELS_DIR, WeightsError, find_weights, get_weights, identify, read_seal
+from sam_lora.weights import (
+    CHECKPOINTS,
+    MODELS_DIR,
+    WeightsError,
+    find_weights,
+    get_weights,
+    identify,
+    load_weights,
+    read_seal,
+)
 
 
 def list_() -> None:
@@ -27,7 +36,7 @@ def get(variant: str, source: str | None = None) -> None:
         source: take this file instead of fetching one, for machines without a network.
     """
     print(get_weights(variant, Path(source) if source else None))
-    if variant == "vit_t":
+    if variant == DEFAULT_VARIANT:
         print(write_zero_model(variant, MODELS_DIR))
 
 
@@ -42,6 +51,8 @@ def verify(file: str) -> None:
         raise WeightsError(f"There is no file {path}.")
     seal = read_seal(path)
     variant = identify(path) if seal is None else seal["variant"]
+    if seal is not None:
+        load_weights(path, seal["variant"])
     if variant is None:
         raise WeightsError(
             f"{path} is no published checkpoint of {', '.join(CHECKPOINTS)}: its hash is none of theirs."

@@ -102,13 +102,19 @@ def write_adapter(path: Path, adapter: Adapter) -> None:
     content = {
         "format_version": FORMAT_VERSION,
         "spec": adapter.spec.to_json(),
-        "tensors": tensors_digest(tensors),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "code_version": __version__,
         **adapter.record,
     }
+    metadata = {METADATA_KEY: json.dumps(content), "seal": _seal(content, tensors)}
     with write_aside(path) as temporary:
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(content)})
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def _seal(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Digest of all that an adapter says and holds."""
+    said = json.dumps(content, sort_keys=True)
+    return f"sha256:{hashlib.sha256((said + tensors_digest(tensors)).encode()).hexdigest()}"
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -134,23 +140,26 @@ def read_adapter(path: Path) -> Adapter:
             f"{path} is a safetensors file but no adapter of SAM-LoRA: `python scripts/adapter.py import` takes in "
             f"the formats of Sam_LoRA and SAMed."
         )
-    content = json.loads(metadata[METADATA_KEY])
-    if content["format_version"] != FORMAT_VERSION:
+    try:
+        content = json.loads(metadata[METADATA_KEY])
+        version, spec = content.pop("format_version"), AdapterSpec.from_json(content.pop("spec"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterError(
-            f"{path} has format version {content['format_version']}, this code reads version {FORMAT_VERSION}: update "
-            f"the code."
+            f"{path} was altered after it was written: what it says of itself cannot be read."
+        ) from error
+    if version != FORMAT_VERSION:
+        raise AdapterError(
+            f"{path} has format version {version}, this code reads version {FORMAT_VERSION}: update the code."
         )
-    if content["tensors"] != tensors_digest(tensors):
-        raise AdapterError(f"{path} was altered after it was written: its tensors do not match its seal.")
-    sealed = {"format_version", "spec", "tensors"}
-    record = {key: value for key, value in content.items() if key not in sealed}
-    return Adapter(AdapterSpec.from_json(content["spec"]), tensors, record)
+    if metadata.get("seal") != _seal(json.loads(metadata[METADATA_KEY]), tensors):
+        raise AdapterError(f"{path} was altered after it was written: its content does not match its seal.")
+    return Adapter(spec, tensors, content)
 
 
 def check_adapter(adapter: Adapter, spec: AdapterSpec, path: Path) -> None:
     """Make sure that an adapter fits a network.
 
-    Labels and intensity are compared where both sides have them. A foreign adapter knows no base digest: its
+    Labels are refused where one value has two names. A foreign adapter knows no base digest and no intensity: its
     variant is all there is to compare.
 
     Raises:
@@ -158,8 +167,10 @@ def check_adapter(adapter: Adapter, spec: AdapterSpec, path: Path) -> None:
     """
     for name, mine in spec.to_json().items():
         theirs = adapter.spec.to_json()[name]
-        optional = name in {"base_digest", "labels", "intensity"}
-        if theirs != mine and not (optional and not (theirs and mine)):
+        optional = name in {"base_digest", "intensity"} and not (theirs and mine)
+        if name == "labels":
+            optional = all(mine[value] == theirs[value] for value in mine.keys() & theirs.keys())
+        if theirs != mine and not optional:
             raise AdapterError(
                 f"{path} was made for {name} {_show(theirs)}, this network has {name} {_show(mine)}. Give the adapter's "
                 f"own value, or none."

@@ -125,13 +125,16 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
         variant, rank, alpha = _agreed(variant, known.variant), _agreed(rank, known.rank), _agreed(alpha, known.alpha)
         targets, layers = _agreed(targets, known.targets), _agreed(layers, known.layers)
         decoder, image_size = _agreed(decoder, known.decoder), _agreed(image_size, known.image_size)
-        labels, intensity = labels or known.labels, intensity or known.intensity
+        labels = known.labels | {int(value): str(name) for value, name in (labels or {}).items()}
+        intensity = intensity or known.intensity
     variant = variant or DEFAULT_VARIANT
     row = look_up_variant(variant)
     network = SamLora(row.encoder(), row.image_size if image_size is None else image_size, row.normalization)
     base = load_weights(Path(weights) if weights else find_weights(variant), variant)
     _load_base(network, base, variant)
     rank = DEFAULT_RANK if rank is None else rank
+    if alpha is not None and not alpha > 0:
+        raise ValueError(f"alpha must be above 0, got {alpha}: at 0 the adapter would do nothing.")
     network.spec = AdapterSpec(
         variant=variant,
         base_digest=tensors_digest(base),
@@ -156,7 +159,7 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
 
 def _agreed(mine: Any, theirs: Any) -> Any:
     """The adapter's value where none is given; a given one is compared later, with a sentence that names both."""
-    return theirs if mine is None or mine == "all" else mine
+    return theirs if mine is None else mine
 
 
 def _load_base(network: SamLora, base: dict[str, Tensor], variant: str) -> None:
@@ -171,7 +174,7 @@ def _load_base(network: SamLora, base: dict[str, Tensor], variant: str) -> None:
 
 def _checked_targets(targets: Sequence[str] | None) -> tuple[str, ...]:
     chosen = DEFAULT_TARGETS if targets is None else tuple(targets)
-    if not chosen or isinstance(targets, str) or not set(chosen) <= set(TARGETS):
+    if not chosen or not isinstance(chosen, tuple) or isinstance(targets, str) or not set(chosen) <= set(TARGETS):
         raise ValueError(f"targets must be a list out of {', '.join(TARGETS)}, got {targets!r}.")
     return tuple(t for t in TARGETS if t in chosen)
 
@@ -180,9 +183,10 @@ def _checked_layers(network: SamLora, layers: Sequence[int] | str | None) -> tup
     count = len(attention_layers(network.image_encoder))
     if layers is None or layers == "all":
         return tuple(range(count))
-    if isinstance(layers, str) or not layers or not set(layers) <= set(range(count)):
+    chosen = set(layers) if isinstance(layers, list | tuple) else set()
+    if not chosen or not chosen <= set(range(count)):
         raise ValueError(f'layers must be "all" or a list of whole numbers from 0 to {count - 1}, got {layers!r}.')
-    return tuple(sorted(set(layers)))
+    return tuple(sorted(chosen))
 
 
 def _checked_decoder(decoder: str | None) -> str:

@@ -36,7 +36,7 @@ class Case:
     """One image and its label map, slices first.
 
     Args:
-        name: file name without ending.
+        name: the entry's ``name``, else the file's name without ending.
         image: ``(K, H, W)`` or ``(K, H, W, 3)``, uint8; rows are j, columns i.
         label: ``(K, H, W)``, integers, 0 background; None where there is none.
         spacing: size of a voxel in mm, (i, j, k); None where the file does not say.
@@ -82,16 +82,23 @@ class NpzReader(ImageReader):
                 f"`{self.key}` of {img['path']} must have shape (N, H, W){' or (N, H, W, 3)' if self.key == 'imgs' else ''}"
                 f", got {array.shape}."
             )
-        spacing = np.asarray(img.get("spacing", (1, 1, 1)), float)
-        affine = np.asarray(img["affine"], float) if "affine" in img else np.diag([*spacing, 1])
-        array = np.moveaxis(array, (0, 1, 2), (2, 1, 0))
-        meta = {"affine": affine, "original_affine": affine, "spatial_shape": np.array(array.shape[:3]), "space": "RAS"}
-        if array.ndim == 4:
-            meta["original_channel_dim"] = -1
-        else:
-            meta["original_channel_dim"] = float("nan")
-        meta["has_spacing"] = "spacing" in img or "affine" in img
-        return array, meta
+        if 0 in array.shape:
+            raise CaseError(f"`{self.key}` of {img['path']} is empty: its shape is {array.shape}.")
+        affine = _affine(img)
+        channel = -1 if array.ndim == 4 else float("nan")
+        meta = {"affine": affine, "original_channel_dim": channel, "has_spacing": "spacing" in img or "affine" in img}
+        return np.moveaxis(array, (0, 1, 2), (2, 1, 0)), meta
+
+
+def _affine(content: Mapping[str, Any]) -> np.ndarray:
+    """Voxel -> RAS mm of an npz case, from its ``affine`` or ``spacing``; CaseError if they cannot be that."""
+    spacing = np.asarray(content.get("spacing", (1, 1, 1)), float)
+    if spacing.shape != (3,) or not (spacing > 0).all():
+        raise CaseError(f"`spacing` of {content['path']} must be three sizes in mm above 0, got {spacing.tolist()}.")
+    affine = np.asarray(content.get("affine", np.diag([*spacing, 1])), float)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.linalg.det(affine):
+        raise CaseError(f"`affine` of {content['path']} must be an invertible 4 x 4 matrix, got {affine.tolist()}.")
+    return affine
 
 
 def read_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
@@ -118,14 +125,32 @@ def read_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CaseError(f"{path} cannot be read as an image: {reason}") from error
-    channels = _channels(array, meta, path)
-    if channels:
-        array = array[..., :3] if channels >= 3 else array[..., 0]
-    if array.ndim - (1 if channels >= 3 else 0) == 2:
+    if array.dtype.kind not in "uifb":
+        raise CaseError(f"{path} must hold one number per voxel, its type is {array.dtype}.")
+    may_be_colour = meta.get("original_channel_dim") == -1 and not isinstance(reader, NibabelReader)
+    return _as_volume(array, may_be_colour, path), {**meta, "affine": _four_by_four(meta.get("affine"))}
+
+
+def _as_volume(array: np.ndarray, may_be_colour: bool, path: Path) -> np.ndarray:
+    in_colour = may_be_colour and array.shape[-1] in (3, 4)
+    if in_colour:
+        array = array[..., :3]
+    elif array.ndim == 4 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 2 + in_colour:
         array = array[:, :, None]
-    if array.ndim != (4 if channels >= 3 else 3):
-        raise CaseError(f"{path} must be an image or a volume, it has shape {array.shape}.")
-    return array, meta
+    if array.ndim != 3 + in_colour:
+        raise CaseError(f"{path} must be one image or one volume, it has shape {array.shape}.")
+    return array
+
+
+def _four_by_four(affine: Any) -> np.ndarray:
+    """The affine of a volume; that of a picture (none) or of a 2D file (3 x 3) is filled up."""
+    full, given = np.eye(4), np.eye(4) if affine is None else np.asarray(affine, float)
+    if given.shape == (3, 3):
+        full[:2, :2], full[:2, 3] = given[:2, :2], given[:2, 2]
+        return full
+    return given
 
 
 def _reader(path: Path, key: str) -> ImageReader:
@@ -133,18 +158,31 @@ def _reader(path: Path, key: str) -> ImageReader:
     if path.suffix == ".npz":
         return NpzReader(key)
     if path.suffix.lower() in PICTURES:
-        return PILReader()
+        return PILReader(converter=_picture if key == "imgs" else _mask_picture)
     return NibabelReader() if path.name.lower().endswith((".nii", ".nii.gz")) else ITKReader()
 
 
-def _channels(array: np.ndarray, meta: Mapping[str, Any], path: Path) -> int:
-    """Number of values per voxel stored in a last axis; 0 where there is no such axis."""
-    last = array.shape[-1]
-    if meta.get("original_channel_dim") in (-1, array.ndim - 1) and last in (1, 2, 3, 4):
-        return int(last)
-    if array.ndim == 4 and last > 4:
-        raise CaseError(f"{path} is a series of {last} volumes; give one volume.")
-    return int(last) if array.ndim == 4 else 0
+def _picture(image: Image.Image) -> Image.Image:
+    """A picture as grey or RGB, whatever its mode; palettes and inks become colours, transparency is dropped."""
+    _refuse_pages(image)
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("LA", "PA"):
+        return image.convert("LA").getchannel("L")
+    return image if image.mode in ("L", "RGB") or image.mode.startswith(("I", "F")) else image.convert("RGB")
+
+
+def _mask_picture(image: Image.Image) -> Image.Image:
+    """A mask as its stored values: the indices of a palette are the labels."""
+    _refuse_pages(image)
+    return image.convert("L").point(lambda v: min(v, 1)) if image.mode == "1" else image
+
+
+def _refuse_pages(image: Image.Image) -> None:
+    if getattr(image, "n_frames", 1) > 1:
+        raise CaseError(
+            f"{getattr(image, 'filename', 'The picture')} has {image.n_frames} pages; give one page per file."
+        )
 
 
 def to_uint8(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> np.ndarray:
@@ -198,7 +236,7 @@ def read_case(entry: Mapping[str, Any], intensity: Mapping[str, Sequence[float]]
     label = None
     if entry.get("label"):
         label = read_label(Path(str(entry["label"])), image.shape[:3], path)
-    affine = np.asarray(meta.get("affine", np.eye(4)), float)
+    affine = meta["affine"]
     has_spacing = meta.get("has_spacing", path.suffix.lower() not in PICTURES)
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)) if has_spacing else None
     image = _slices_first(image)
@@ -206,7 +244,7 @@ def read_case(entry: Mapping[str, Any], intensity: Mapping[str, Sequence[float]]
     digest = hashlib.sha256(image.data)
     if label is not None:
         digest.update(label.data)
-    return Case(stem(path), image, label, spacing, affine, digest.hexdigest())  # type: ignore[arg-type]
+    return Case(str(entry.get("name") or stem(path)), image, label, spacing, affine, digest.hexdigest())  # type: ignore[arg-type]
 
 
 def read_image(path: Path, intensity: Mapping[str, Sequence[float]]) -> tuple[np.ndarray, dict[str, Any]]:

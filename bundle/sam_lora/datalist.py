@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from sam_lora.cases import CaseError, read_npz
+from sam_lora.cases import CaseError, read_npz, stem
+
+SECTIONS = {"training": "train", "validation": "validation", "test": "test"}  # section -> folder of npz files
 
 
 def load_datalist(dataset_dir: str, datalist: str | None = None) -> dict[str, Any]:
@@ -19,25 +23,28 @@ def load_datalist(dataset_dir: str, datalist: str | None = None) -> dict[str, An
             optionally, ``labels`` (value -> name).
 
     Returns:
-        The same, with absolute paths, all three lists, and ``labels`` with integer keys (empty where nobody says).
+        The same, with absolute paths, all three lists, a ``name`` of its own for each entry, and ``labels`` with
+        integer keys above 0 (empty where nobody says). An entry without ``patient`` is a patient of its own.
 
     Raises:
-        CaseError: if the folder or file is missing or broken, or a patient is on both sides of the split.
+        CaseError: if the folder or file is missing or broken, a patient or a file is on two sides of the split, or a
+            label value has two names.
     """
-    folder = Path(dataset_dir).expanduser()
+    folder = Path(str(dataset_dir)).expanduser()
     if not dataset_dir or not folder.is_dir():
         raise CaseError(f"dataset_dir must be a folder with the cases, there is no {dataset_dir!r}.")
-    content = _read_json(Path(datalist)) if datalist else _npz_folders(folder)
-    sections = {"training": "train", "validation": "validation", "test": "test"}
-    result: dict[str, Any] = {section: _entries(content, section, folder, str(datalist)) for section in sections}
+    content = _read_json(Path(str(datalist)).expanduser()) if datalist else _npz_folders(folder)
+    result: dict[str, Any] = {section: _entries(content, section, folder, str(datalist)) for section in SECTIONS}
     if not any(result.values()):
         raise CaseError(
             f"There is no case in {datalist or folder}: expected training or test entries in a datalist, or npz files "
             f"in {folder}/train and {folder}/test."
         )
     _refuse_leaks(result)
-    named = content.get("labels") or _npz_labels([e for section in sections for e in result[section]])
-    result["labels"] = {int(value): str(name) for value, name in named.items()}
+    every = [entry for section in SECTIONS for entry in result[section]]
+    _give_names(every, folder)
+    named = content.get("labels")
+    result["labels"] = _npz_labels(every) if named is None else _label_names(named, f"the datalist {datalist}")
     return result
 
 
@@ -52,10 +59,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _npz_folders(folder: Path) -> dict[str, Any]:
-    names = {"training": "train", "validation": "validation", "test": "test"}
     return {
         section: [{"image": str(p), "label": str(p)} for p in sorted((folder / name).glob("*.npz"))]
-        for section, name in names.items()
+        for section, name in SECTIONS.items()
     }
 
 
@@ -70,17 +76,43 @@ def _entries(content: Mapping[str, Any], section: str, folder: Path, source: str
 
 
 def _refuse_leaks(sections: Mapping[str, list[dict[str, Any]]]) -> None:
-    train = {str(e["patient"]) for e in sections["training"] if "patient" in e}
-    for section in ("validation", "test"):
-        both = train & {str(e["patient"]) for e in sections[section] if "patient" in e}
-        if both:
-            raise CaseError(f"Patient {sorted(both)[0]} is in training and in {section}; a patient belongs to one.")
+    for first, second in combinations(SECTIONS, 2):
+        for what, value in (
+            ("Patient", lambda e: e.get("patient")),
+            ("File", lambda e: str(Path(e["image"]).resolve())),
+        ):
+            both = {value(e) for e in sections[first]} & {value(e) for e in sections[second]} - {None}
+            if both:
+                raise CaseError(f"{what} {min(map(str, both))} is in {first} and in {second}; it belongs to one.")
 
 
-def _npz_labels(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Label names as the npz cases carry them, joined."""
-    names: dict[str, str] = {}
+def _give_names(entries: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Name each entry for the files made of it: its file's name, with its folders where that is not unique."""
+    short = Counter(stem(Path(e["image"])) for e in entries)
+    for entry in entries:
+        path = Path(entry["image"])
+        relative = path.relative_to(folder) if path.is_relative_to(folder) else path
+        folders = [part for part in relative.parent.parts if part not in (path.anchor, "..")]
+        name = stem(path) if short[stem(path)] == 1 else "_".join([*folders, stem(path)])
+        entry.setdefault("name", name)
+        entry.setdefault("patient", entry["name"])
+
+
+def _npz_labels(entries: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Label names as the npz cases carry them, joined; CaseError where two cases name one value differently."""
+    names: dict[int, str] = {}
     for path in (Path(entry["image"]) for entry in entries):
         if path.suffix == ".npz" and path.is_file():
-            names |= json.loads(str(read_npz(path, ("labels",)).get("labels", "{}")))
+            found = read_npz(path, ("labels",)).get("labels")
+            for value, name in ({} if found is None else _label_names(str(found), f"`labels` of {path}")).items():
+                if names.setdefault(value, name) != name:
+                    raise CaseError(f"Value {value} is {name!r} in {path} and {names[value]!r} in another case.")
     return names
+
+
+def _label_names(labels: Any, where: str) -> dict[int, str]:
+    try:
+        content = json.loads(labels) if isinstance(labels, str) else labels
+        return {int(value): str(name) for value, name in content.items() if int(value) > 0}
+    except (ValueError, AttributeError) as error:
+        raise CaseError(f'{where} must map values to names, like {{"1": "spleen"}}, got {labels!r}.') from error

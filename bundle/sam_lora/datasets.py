@@ -41,6 +41,12 @@ class SliceDataset(Dataset):
         every: take every n-th of the slices.
         cache_bytes: how many bytes of decoded volumes stay in memory.
 
+    Attributes:
+        places: (case, slice) of every sample.
+        present: label values in the cases.
+        empty: cases without an object.
+        contents: digest of each case.
+
     Raises:
         CaseError: if a case is unusable, or none holds an object.
         PromptError: if ``prompt_mode`` is "no" and there are several labels.
@@ -60,7 +66,7 @@ class SliceDataset(Dataset):
         cache_bytes: int = 4 << 30,
     ) -> None:
         self.data, self.transform, self.intensity, self.seed = list(data), transform, intensity, seed
-        self.labels = dict(labels or {})
+        self.labels, self.min_pixels, self.every, self.prompt_mode = dict(labels or {}), min_pixels, every, prompt_mode
         self.value = label_value(label, self.labels)
         self._cache = _CaseCache(cache_bytes)
         self.contents: list[str] = []
@@ -82,6 +88,7 @@ class SliceDataset(Dataset):
         if self.value is None:
             refuse_unprompted_labels(prompt_mode, {v: self.labels.get(v, str(v)) for v in sorted(present)})
         self.present = sorted(present)
+        self.empty = sorted(set(range(len(self.data))) - {number for number, _ in places})
         self.places = places[::every]
 
     def __len__(self) -> int:
@@ -207,14 +214,15 @@ def collate_slices(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         padded.append(
             {
                 **sample,
-                "label": F.pad(_plain(sample["label"]), (0, 0, 0, 0, 0, rows), value=IGNORED),
-                "points": F.pad(_plain(sample["points"]), (0, 0, 0, columns, 0, rows)),
-                "point_labels": F.pad(_plain(sample["point_labels"]), (0, columns, 0, rows), value=PADDING),
-                "values": F.pad(_plain(sample["values"]), (0, rows)),
+                "label": F.pad(plain(sample["label"]), (0, 0, 0, 0, 0, rows), value=IGNORED),
+                "points": F.pad(plain(sample["points"]), (0, 0, 0, columns, 0, rows)),
+                "point_labels": F.pad(plain(sample["point_labels"]), (0, columns, 0, rows), value=PADDING),
+                "values": F.pad(plain(sample["values"]), (0, rows)),
             }
         )
-    return default_collate([{k: _plain(v) for k, v in sample.items()} for sample in padded])
+    return default_collate([{k: plain(v) for k, v in sample.items()} for sample in padded])
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A MetaTensor without its metadata; anything else as it is."""
     return value.as_tensor() if isinstance(value, MetaTensor) else value

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from sam_lora.adapter import AdapterError, read_adapter
-from sam_lora.weights import CHECKPOINTS, MODELS_DIR, WeightsError, find_weights, verify_weights
+from sam_lora.build import DEFAULT_VARIANT
+from sam_lora.weights import CHECKPOINTS, MODELS_DIR, WeightsError, find_weights, read_seal, verify_weights
 
 PACKAGES = {
     "monai": "1.6",
@@ -85,18 +86,25 @@ def _memory() -> Finding:
 
 def _weights(models: Path) -> Iterator[Finding]:
     for variant in CHECKPOINTS:
-        default = variant == "vit_t"
         try:
             path = find_weights(variant, models)
+        except WeightsError as error:
+            needed = variant == DEFAULT_VARIANT  # the others are there for those who want them
+            yield Finding(f"weights {variant}", not needed, str(error) if needed else "not here (optional)")
+            continue
+        try:
             verify_weights(path, variant)
             yield Finding(f"weights {variant}", True, str(path))
         except WeightsError as error:
-            # Only the default variant is needed; the others are there for those who want them.
-            yield Finding(f"weights {variant}", not default, str(error) if default else "not here (optional)")
+            yield Finding(f"weights {variant}", False, str(error))
 
 
 def _adapters(models: Path) -> Iterator[Finding]:
+    if not models.is_dir():
+        yield Finding("models", False, f"there is no folder {models}: give the bundle's models folder.")
     for path in sorted(models.glob("*.safetensors")):
+        if read_seal(path) is not None:
+            continue  # base weights of one's own
         try:
             spec = read_adapter(path).spec
             yield Finding(path.name, True, f"adapter of {spec.variant}, rank {spec.rank}")

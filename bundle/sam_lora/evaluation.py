@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class EvaluationReport:
         prompt_mode: recorded; a box from the label is called an oracle.
         box_jitter: recorded.
         tolerance: of Surface Dice, in mm where the case has a spacing, else in pixels; ``unit`` says which.
-        save_masks: also write each case's predicted label map, as NIfTI on the case's own grid.
+        save_masks: also write each case's predicted label map on the case's own grid, PNG for a picture, else NIfTI.
         adapter: recorded; empty for the base as it is.
     """
 
@@ -57,6 +57,9 @@ class EvaluationReport:
             "box_jitter": box_jitter,
             "prompts_from": "ground truth (oracle)" if prompt_mode not in ("no", "full_box") else "nothing",
             "adapter": adapter or None,
+            "min_pixels": dataset.min_pixels,
+            "every": dataset.every,
+            "without_object": [str(dataset.data[n].get("name", dataset.data[n]["image"])) for n in dataset.empty],
         }
         self.rows: list[dict[str, Any]] = []
         self._current: int | None = None
@@ -114,7 +117,10 @@ class EvaluationReport:
         return {
             "slices": len(slices),
             "dice": dice(pred, truth),
-            "surface_dice": surface_dice(pred, truth, self.tolerance, spacing),
+            # With slices left out the volume has gaps, and a gap is no surface.
+            "surface_dice": float("nan")
+            if self.dataset.every > 1 and pred.ndim == 3
+            else surface_dice(pred, truth, self.tolerance, spacing),
             "tolerance": self.tolerance,
             "unit": "pixels" if spacing is None else "mm",
             "mean_slice_dice": nan_mean([dice(p, t) for p, t in slices.values()]),
@@ -143,28 +149,30 @@ class EvaluationReport:
         logger.info("%s\n%s", self.folder, describe(summary))
 
 
+STATISTICS: dict[str, Callable[[Sequence[Mapping[str, Any]]], float]] = {
+    "mean_dice": lambda rows: nan_mean([r["dice"] for r in rows]),
+    "mean_surface_dice": lambda rows: nan_mean([r["surface_dice"] for r in rows]),
+    "mean_object_dice": lambda rows: _object_mean(rows),
+}
+
+
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over all rows and per label, with 95 % bootstrap intervals over patients.
 
     ``mean_object_dice`` weighs every object of every slice alike; ``mean_dice`` every label of every case.
     """
-    statistics = {
-        "mean_dice": lambda some: nan_mean([r["dice"] for r in some]),
-        "mean_surface_dice": lambda some: nan_mean([r["surface_dice"] for r in some]),
-        "mean_object_dice": _object_mean,
-    }
 
     def of(some: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             name: {"value": value(some), "interval": bootstrap_interval(some, value, "patient")}
-            for name, value in statistics.items()
+            for name, value in STATISTICS.items()
         }
 
     labels = sorted({row["label"] for row in rows})
     return {**of(rows), "labels": {label: of([r for r in rows if r["label"] == label]) for label in labels}}
 
 
-def _object_mean(rows: list[Mapping[str, Any]]) -> float:
+def _object_mean(rows: Sequence[Mapping[str, Any]]) -> float:
     slices = sum(row["slices"] for row in rows)
     return sum(row["mean_slice_dice"] * row["slices"] for row in rows) / slices if slices else float("nan")
 
@@ -172,13 +180,12 @@ def _object_mean(rows: list[Mapping[str, Any]]) -> float:
 def describe(summary: Mapping[str, Any]) -> str:
     """The summary as a table of text."""
     lines = [f"prompts: {summary['prompt_mode']} from {summary['prompts_from']}, box jitter {summary['box_jitter']}"]
+    if summary["without_object"]:
+        lines.append(f"not measured, no object in them: {', '.join(summary['without_object'])}")
     for name, part in [("all", summary), *summary["labels"].items()]:
-        values = (f"{key[5:]} {part[key]['value']:.3f}{_interval(part[key]['interval'])}" for key in _STATISTICS)
+        values = (f"{key[5:]} {part[key]['value']:.3f}{_interval(part[key]['interval'])}" for key in STATISTICS)
         lines.append(f"{name:<22}" + "  ".join(values))
     return "\n".join(lines)
-
-
-_STATISTICS = ("mean_dice", "mean_surface_dice", "mean_object_dice")
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

@@ -17,13 +17,11 @@ from monai.transforms import MapTransform
 from torch import Tensor, nn
 
 from sam_lora.adapter import DEFAULT_INTENSITY
-from sam_lora.cases import read_image, stem, write_mask
+from sam_lora.cases import CaseError, read_image, stem, write_mask
 from sam_lora.datalist import load_datalist
-from sam_lora.datasets import label_value
+from sam_lora.datasets import label_value, plain
 from sam_lora.files import writable_folder
-from sam_lora.prompts import PromptError, SlicePrompts, prompts_from_requests, refuse_unprompted_labels
-
-REQUEST_KEYS = ("label", "foreground", "background", "roi")
+from sam_lora.prompts import REQUEST_KEYS, PromptError, SlicePrompts, prompts_from_requests, refuse_unprompted_labels
 
 
 def inference_entries(
@@ -44,9 +42,11 @@ def inference_entries(
         PromptError: if a prompts file cannot be read.
     """
     if image:
-        return [{"image": image, "prompts": _requests(prompts)}]
+        return [{"image": str(image), "prompts": _requests(prompts)}]
     entries = load_datalist(dataset_dir, datalist)["test"]
-    return [{"image": e["image"], "prompts": _requests(e.get("prompts", prompts))} for e in entries]
+    if not entries:
+        raise CaseError(f"There is no test case in {datalist or dataset_dir}; `--image FILE` segments one file.")
+    return [{**e, "prompts": _requests(e.get("prompts", prompts))} for e in entries]
 
 
 def _requests(prompts: Any) -> Any:
@@ -87,8 +87,9 @@ class LoadCased(MapTransform):
             path = Path(str(d[key]))
             array, meta = read_image(path, self.intensity)
             array = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
-            kept = {"filename_or_obj": str(path), "prompts": json.dumps(requests), "space": "RAS"}
-            affine = torch.as_tensor(np.asarray(meta.get("affine", np.eye(4)), float))
+            name = str(d.get("name") or stem(path))
+            kept = {"filename_or_obj": str(path), "name": name, "prompts": json.dumps(requests), "space": "RAS"}
+            affine = torch.as_tensor(meta["affine"])
             d[key] = MetaTensor(torch.from_numpy(np.ascontiguousarray(array)), affine=affine, meta=kept)
         d.pop("prompts", None)
         return d
@@ -123,7 +124,7 @@ class PromptInferer(Inferer):
         largest = max([0, *(max(s.values) for s in found.values())])
         result = torch.zeros(volume.shape[1:], dtype=torch.uint8 if largest < 256 else torch.int32)
         for k, slice_prompts in found.items():
-            image = _plain(volume[..., k]).float().transpose(1, 2)
+            image = plain(volume[..., k]).float().transpose(1, 2)
             result[..., k] = segment_slice(network, image.expand(3, -1, -1), slice_prompts).T.to(result.dtype).cpu()
         return result[None, None].to(inputs.device)
 
@@ -132,6 +133,11 @@ class PromptInferer(Inferer):
         requests = json.loads(stored[0] if isinstance(stored, list | tuple) else stored)
         if requests is not None:
             return prompts_from_requests(requests, shape, self.labels)
+        if self.label is None and not self.labels:
+            raise PromptError(
+                "There is no prompt: give `--prompts FILE.json`, or an adapter that was trained for one label without "
+                "prompts."
+            )
         value = label_value(self.label, self.labels)
         if value is None:
             refuse_unprompted_labels("no", self.labels)
@@ -159,12 +165,8 @@ def segment_slice(network: nn.Module, image: Tensor, asked: SlicePrompts) -> Ten
     return torch.where(highest > 0, values[which], 0)
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
-
-
 class MaskWriter:
-    """Evaluator handler that writes each predicted label map beside nothing else's: ``<folder>/<name>.nii.gz`` or .png.
+    """Evaluator handler that writes each predicted label map: ``<folder>/<name>_mask.nii.gz``, .png for a picture.
 
     Args:
         folder: where the masks go.
@@ -180,6 +182,7 @@ class MaskWriter:
     def _write(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
             path = Path(item["image"].meta["filename_or_obj"])
-            mask = np.moveaxis(_plain(output["pred"])[0].cpu().numpy(), (0, 1, 2), (2, 1, 0))
-            written = write_mask(self.folder / stem(path), mask, np.asarray(item["image"].affine), path)
+            mask = np.moveaxis(plain(output["pred"])[0].cpu().numpy(), (0, 1, 2), (2, 1, 0))
+            name = f"{item['image'].meta['name']}_mask"
+            written = write_mask(self.folder / name, mask, np.asarray(item["image"].affine), path)
             print(written)  # noqa: T201  results go to stdout

@@ -84,7 +84,6 @@ def import_adapter(path: Path, variant: str, image_size: int | None = None, lora
             image_size=row.image_size if image_size is None else image_size,
         ),
         found | decoder,
-        {"imported_from": path.name},
     )
 
 
@@ -142,8 +141,10 @@ def write_base(path: Path, tensors: Mapping[str, Tensor], variant: str) -> None:
     """Write base weights that name their variant and are refused once altered.
 
     Raises:
-        WeightsError: if the names or shapes are not those of the variant.
+        WeightsError: if the names or shapes are not those of the variant, or the ending is not .safetensors.
     """
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"Base weights are written as .safetensors, got {path}.")
     wanted = {name: tensor.shape for name, tensor in build_sam(variant).state_dict().items()}
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors or name not in wanted or tensors[name].shape != wanted[name]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 
 MODES = ("no", "box", "full_box", "point", "pt_box", "mix")
 MIXED = ("box", "point", "pt_box")  # what "mix" draws from, for each object anew
+REQUEST_KEYS = ("label", "foreground", "background", "roi")
 PADDING, BACKGROUND, FOREGROUND, BOX_START, BOX_END = -2, 0, 1, 2, 3
 
 
@@ -170,6 +172,8 @@ def prompts_from_requests(
     Raises:
         PromptError: naming the request, the rule and the value.
     """
+    if not isinstance(requests, Mapping | Sequence) or isinstance(requests, str):
+        raise PromptError(f"Prompts must be a request or a list of requests, got {requests!r}.")
     requests = [requests] if isinstance(requests, Mapping) else list(requests)
     if not requests:
         raise PromptError("There is no prompt: give at least one request with foreground points or a roi.")
@@ -180,6 +184,7 @@ def prompts_from_requests(
         where = f"request {number}" if len(requests) > 1 else "the request"
         if not isinstance(request, Mapping):
             raise PromptError(f"{where} must be an object with foreground, background or roi, got {request!r}.")
+        _refuse_misspelt(request, where)
         value = _label_value(request.get("label"), names, bool(labels), where)
         for index, points in _by_slice(request, shape, axis, where).items():
             found.setdefault(index, []).append((value, points))
@@ -189,9 +194,21 @@ def prompts_from_requests(
     }
 
 
+def _refuse_misspelt(request: Mapping[str, Any], where: str) -> None:
+    """A client sends more than prompts, and that is ignored; what is nearly the name of a prompt is not."""
+    for key in request:
+        near = get_close_matches(str(key), REQUEST_KEYS, 1, 0.8)
+        if key not in REQUEST_KEYS and near:
+            raise PromptError(f"{where} has the key {key!r}; {near[0]!r} is meant?")
+
+
 def _label_value(label: Any, names: dict[str, int], closed: bool, where: str) -> int:
-    if label is None and len(names) <= 1:
-        return next(iter(names.values()), 1)
+    if not isinstance(label, str | None):
+        raise PromptError(f"label of {where} must be a name, got {label!r}.")
+    if label is None and closed and len(names) == 1:
+        return next(iter(names.values()))
+    if label is None and not closed:
+        label = "object"
     if label in names:
         return names[label]
     if closed:

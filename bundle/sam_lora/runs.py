@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import inspect
+import json
 import platform
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from monai.bundle import ConfigParser
 from sam_lora import __version__
 from sam_lora.files import writable_folder, write_json
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, CONFIG = "checkpoint.pt", "config.json"
 
 
 def run_folder(output_dir: str, task_name: str, resume: str | None = None) -> str:
@@ -42,10 +43,30 @@ def write_provenance(folder: Path) -> None:
     """Write what made a run: ``config.json``, the executed config with its overrides, and ``versions.json``."""
     config = executed_config()
     if config:
-        write_json(folder / "config.json", config)
+        write_json(folder / CONFIG, config)
     packages = ("monai", "pytorch-ignite", "torch", "numpy", "nibabel", "safetensors")
     versions = {name: importlib.metadata.version(name) for name in packages}
     write_json(folder / "versions.json", {"sam_lora": __version__, "python": platform.python_version(), **versions})
+
+
+# Settings that make a run what it is: with another value it would be another run. Epochs may grow.
+KEPT = ("batch_size", "accumulation_steps", "learning_rate", "weight_decay", "seed", "prompt_mode", "box_jitter",
+        "num_points", "min_pixels", "every", "label")  # fmt: skip
+
+
+def refuse_changed_settings(folder: Path) -> None:
+    """Make sure that a run is continued with the settings it began with.
+
+    Raises:
+        ValueError: naming the first that differs, and both values.
+    """
+    path, now = folder / CONFIG, executed_config()
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name in KEPT:
+        if before and now and before.get(name) != now.get(name):
+            raise ValueError(
+                f"{folder} was trained with {name} {before.get(name)}, now it is {now.get(name)}: keep it to resume."
+            )
 
 
 def executed_config() -> dict[str, Any]:

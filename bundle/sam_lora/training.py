@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import pickle
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ from sam_lora.build import SamLora, report_trainable, write_model
 from sam_lora.datasets import SliceDataset, SliceSampler
 from sam_lora.files import writable_folder, write_aside, write_json
 from sam_lora.plots import plot_history
-from sam_lora.runs import CHECKPOINT, write_provenance
+from sam_lora.runs import CHECKPOINT, refuse_changed_settings, write_provenance
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +50,9 @@ class TrainingRun:
         dataset: training slices; their digests go into the adapter.
         sampler: is told where to start.
         batch_size: samples per iteration.
-        ckpt_dir: the best adapter and its ``model.pt`` also go here.
+        ckpt_dir: the best adapter and its ``model.pt`` also go here, once the run has ended: a run that is killed, or
+            still at its beginning, replaces nothing.
         validator: the validation engine, whose ``val_mean_dice`` decides.
-        extra: more objects with a state dict to continue with, such as a scheduler.
         checkpoint_interval: iterations between two checkpoints, rounded up to the end of an optimizer step.
     """
 
@@ -64,27 +66,32 @@ class TrainingRun:
         batch_size: int,
         ckpt_dir: str,
         validator: Engine | None = None,
-        extra: Mapping[str, Any] | None = None,
         checkpoint_interval: int = 50,
     ) -> None:
         self.folder, self.ckpt_dir = Path(folder), writable_folder(Path(ckpt_dir), "ckpt_dir")
         self.network, self.optimizer, self.dataset, self.sampler = network, optimizer, dataset, sampler
         self.batch_size, self.validator, self.interval = batch_size, validator, checkpoint_interval
-        self.extra = dict(extra or {})
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []  # one per iteration
 
     def attach(self, engine: Engine) -> None:
         """Continue where the run was, if it was, and follow the trainer."""
-        write_provenance(self.folder)
         if (self.folder / CHECKPOINT).is_file():
             self._resume(engine)
+        write_provenance(self.folder)
         logger.info("%s\n%s", self.folder, report_trainable(self.network))
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
+        engine.add_event_handler(Events.COMPLETED, self._publish_best)
 
     def _after_iteration(self, engine: Engine) -> None:
-        self.losses.append(_loss(engine.state.output))
+        loss = _loss(engine.state.output)
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"The loss became {loss} in iteration {engine.state.iteration}: lower learning_rate. The adapters of "
+                f"earlier epochs are in {self.folder}."
+            )
+        self.losses.append(loss)
         steps = max(1, getattr(engine, "accumulation_steps", 1))
         every = -(-self.interval // steps) * steps
         place = (engine.state.iteration - 1) % engine.state.epoch_length + 1
@@ -103,7 +110,7 @@ class TrainingRun:
         }
         is_best = self._is_best(row)
         self.history = [*self.history, row]
-        self._publish(row, is_best)
+        self._write_adapters(row, is_best)
         write_json(self.folder / HISTORY, self.history)
         plot_history(self.history, self.losses, self.folder / "train_loss.png")
         self._save(engine)
@@ -114,16 +121,22 @@ class TrainingRun:
             return row["val_mean_dice"] is not None and all(row["val_mean_dice"] > value for value in before)
         return all(row["loss"] < r["loss"] for r in self.history)
 
-    def _publish(self, row: Mapping[str, Any], is_best: bool) -> None:
-        record = {"metrics": dict(row), "training_cases": describe_cases(self.dataset.contents)}
+    def _write_adapters(self, row: Mapping[str, Any], is_best: bool) -> None:
+        record = {
+            "metrics": dict(row),
+            "prompt_mode": self.dataset.prompt_mode,
+            "training_cases": describe_cases(self.dataset.contents),
+        }
         adapter = Adapter(self.network.spec, self.network.adapter_tensors(), record)
         write_adapter(self.folder / "adapter_latest.safetensors", adapter)
         if is_best:
             write_model(self.network, self.folder / "model.pt")
             write_adapter(self.folder / "adapter_best.safetensors", adapter)
-            for name in ("model.pt", "adapter_best.safetensors"):
-                with write_aside(self.ckpt_dir / name) as temporary:
-                    shutil.copyfile(self.folder / name, temporary)
+
+    def _publish_best(self, _: Engine) -> None:
+        for name in ("model.pt", "adapter_best.safetensors"):
+            with write_aside(self.ckpt_dir / name) as temporary:
+                shutil.copyfile(self.folder / name, temporary)
 
     def _save(self, engine: Engine) -> None:
         state = {
@@ -131,7 +144,6 @@ class TrainingRun:
             "cases": self.dataset.contents,
             "network": self.network.adapter_tensors(),
             "optimizer": self.optimizer.state_dict(),
-            "extra": {name: thing.state_dict() for name, thing in self.extra.items()},
             "scaler": None if getattr(engine, "scaler", None) is None else engine.scaler.state_dict(),
             "iteration": engine.state.iteration,
             "history": self.history,
@@ -142,15 +154,18 @@ class TrainingRun:
 
     def _resume(self, engine: Engine) -> None:
         path = self.folder / CHECKPOINT
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"{path} cannot be read, the run cannot be continued; its adapters are beside it."
+            ) from error
         self._refuse_changes(state, path)
         epoch_length, epochs = engine.state.epoch_length, engine.state.max_epochs
         if state["iteration"] >= epoch_length * epochs:
             raise ValueError(f"{self.folder} has finished its {epochs} epochs: give more `--epochs` to continue.")
         self.network.load_adapter_tensors(state["network"], path)
         self.optimizer.load_state_dict(state["optimizer"])
-        for name, thing in self.extra.items():
-            thing.load_state_dict(state["extra"][name])
         if state["scaler"] is not None and getattr(engine, "scaler", None) is not None:
             engine.scaler.load_state_dict(state["scaler"])
         self.history, self.losses = state["history"], state["losses"]
@@ -160,6 +175,7 @@ class TrainingRun:
                     self.folder, state["iteration"] % epoch_length, state["iteration"] // epoch_length + 1)  # fmt: skip
 
     def _refuse_changes(self, state: Mapping[str, Any], path: Path) -> None:
+        refuse_changed_settings(self.folder)
         mine = self.network.spec.to_json()
         for name, value in state["spec"].items():
             if _listed(value) != _listed(mine[name]):

@@ -70,6 +70,8 @@ class RandPromptsd(RandomizableTransform, MapTransform):
         RandomizableTransform.__init__(self)
         if jitter < 0:
             raise ValueError(f"box_jitter must be at least 0, got {jitter}.")
+        if num_points < 1:
+            raise ValueError(f"num_points must be at least 1, got {num_points}.")
         self.mode, self.jitter, self.num_points = check_mode(mode), jitter, num_points
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -97,15 +97,13 @@ def find_weights(variant: str, folder: Path = MODELS_DIR) -> Path:
     """
     checkpoint = look_up_checkpoint(variant)
     path = folder / checkpoint.filename
-    carried = None if path.is_file() else _carried(checkpoint)
-    if path.is_file() or carried is None:
-        if not path.is_file():
-            raise WeightsError(
-                f"The weights of {variant} are missing: there is no {path}. Run `python scripts/weights.py get "
-                f"{variant}` where there is a network, or add `--source FILE` with the file fetched elsewhere."
-            )
-        return path
-    return carried
+    found = path if path.is_file() else _carried(checkpoint)
+    if found is None:
+        raise WeightsError(
+            f"The weights of {variant} are missing: there is no {path}. Run `python scripts/weights.py get {variant}` "
+            f"where there is a network, or add `--source FILE` with the file fetched elsewhere."
+        )
+    return found
 
 
 def _carried(checkpoint: Checkpoint) -> Path | None:
@@ -149,17 +147,19 @@ def verify_weights(path: Path, variant: str) -> None:
             raise WeightsError(f"{path} holds base weights of {seal['variant']}, not of {variant}.")
         return
     expected = look_up_checkpoint(variant).digest
-    found = identify(path)
-    if found == variant or (found is None and expected is None):
+    algorithm = "md5" if expected is None else expected.split(":")[0]
+    digest = file_digest(path, algorithm)
+    if digest == expected:
         return
+    found = identify(path)
     if found is not None:
         raise WeightsError(f"{path} is the published file of {found}, not of {variant}: ask for `--variant {found}`.")
-    algorithm = str(expected).split(":")[0]
-    raise WeightsError(
-        f"{path} is not the published file of {variant}: its hash is {file_digest(path, algorithm)}, expected "
-        f"{expected}. Fetch it again with `python scripts/weights.py get {variant}`; weights of your own (MedSAM's "
-        f"belong to medsam_vit_b) are taken in with `python scripts/adapter.py import`."
-    )
+    if expected is not None:
+        raise WeightsError(
+            f"{path} is not the published file of {variant}: its hash is {digest}, expected {expected}. Fetch it again "
+            f"with `python scripts/weights.py get {variant}`; weights of your own (MedSAM's belong to medsam_vit_b) "
+            f"are taken in with `python scripts/adapter.py import`."
+        )
 
 
 def read_seal(path: Path) -> dict[str, str] | None:
@@ -244,6 +244,10 @@ def get_weights(variant: str, source: Path | None = None, folder: Path = MODELS_
         return _download(variant, checkpoint, path)
     if not source.is_file():
         raise WeightsError(f"There is no file {source}.")
+    if read_seal(source) is not None:
+        raise WeightsError(
+            f"{source} is no published file but sealed base weights: use it where it is, `--weights FILE`."
+        )
     verify_weights(source, variant)
     folder.mkdir(parents=True, exist_ok=True)
     with write_aside(path) as temporary:

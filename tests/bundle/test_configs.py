@@ -75,6 +75,7 @@ def test_training_leaves_everything_in_its_folder(tmp_path, dataset_dir):
     assert [row["epoch"] for row in history] == [1, 2]
     best = min(history, key=lambda row: row["loss"])
     assert adapter.record["metrics"]["epoch"] == best["epoch"]
+    assert adapter.record["prompt_mode"] == "pt_box"
     assert (tmp_path / "models" / "adapter_best.safetensors").read_bytes() == (
         folder / "adapter_best.safetensors"
     ).read_bytes()
@@ -141,6 +142,9 @@ def test_a_run_is_not_continued_with_another_rank_or_other_cases(tmp_path, datas
     with pytest.raises(RuntimeError, match="Failed to") as error:
         train(tmp_path, dataset_dir, epochs=2, resume=str(folder), rank=8)
     assert "was trained with rank 4, now it is 8: keep it to resume" in str(chain(error.value))
+    with pytest.raises(RuntimeError, match="Failed to") as error:
+        train(tmp_path, dataset_dir, epochs=2, resume=str(folder), learning_rate=0.5)
+    assert "was trained with learning_rate 0.001, now it is 0.5: keep it to resume" in str(chain(error.value))
     (dataset_dir / "train" / "case1.npz").unlink()
     with pytest.raises(RuntimeError, match="Failed to") as error:
         train(tmp_path, dataset_dir, epochs=2, resume=str(folder))
@@ -148,6 +152,33 @@ def test_a_run_is_not_continued_with_another_rank_or_other_cases(tmp_path, datas
     with pytest.raises(RuntimeError, match="Failed to") as error:
         train(tmp_path, dataset_dir, resume=str(tmp_path))
     assert "resume must be the folder of a run that was stopped" in str(chain(error.value))
+
+
+def test_a_run_that_diverges_says_so_and_publishes_nothing(tmp_path, dataset_dir):
+    with pytest.raises(RuntimeError, match="Failed to") as error:
+        train(tmp_path, dataset_dir, learning_rate=1e30)
+    assert "The loss became nan in iteration" in str(chain(error.value))
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_an_adapter_is_trained_further_as_it_is(tmp_path, dataset_dir):
+    first = train(tmp_path, dataset_dir, rank=2, layers=[8, 9], epochs=1) / "adapter_best.safetensors"
+    spec = read_adapter(
+        train(tmp_path / "further", dataset_dir, adapter=str(first), epochs=1) / "adapter_best.safetensors"
+    ).spec
+    assert (spec.rank, spec.layers, spec.labels) == (2, (8, 9), {1: "bar", 2: "block"})
+
+
+def test_an_image_is_never_written_over(tmp_path, dataset_dir):
+    image = dataset_dir / "test" / "case0.npz"
+    before = image.read_bytes()
+    prompts = [{"label": "bar", "roi": [8, 19, 5, 11, 2, 2]}]
+    run = workflow(INFERENCE, "infer", tmp_path, image=str(image), prompts=prompts, image_size=64, device="cpu")
+    run.parser["output_dir"] = str(image.parent)
+    run.initialize()
+    run.run()
+    assert image.read_bytes() == before
+    assert (image.parent / "case0_mask.nii.gz").is_file()
 
 
 def test_evaluation_measures_cases_and_labels_and_calls_its_boxes_an_oracle(tmp_path, dataset_dir):
@@ -159,14 +190,14 @@ def test_evaluation_measures_cases_and_labels_and_calls_its_boxes_an_oracle(tmp_
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["prompts_from"] == "ground truth (oracle)"
     assert [(r["case"], r["label"], r["unit"], r["tolerance"]) for r in metrics["rows"]] == [
-        ("case0", "bar", "mm", 2.0), ("case0", "block", "mm", 2.0),
+        ("test_case0", "bar", "mm", 2.0), ("test_case0", "block", "mm", 2.0),
     ]  # fmt: skip
     assert metrics["mean_dice"]["interval"] is None  # one patient says nothing about others
     lines = (folder / "metrics.csv").read_text().splitlines()
     assert lines[0] == "case,patient,label,slices,dice,surface_dice,tolerance,unit,mean_slice_dice"
     assert len(lines) == 3
-    assert (folder / "overlays" / "case0.png").stat().st_size > 1000
-    mask = nibabel.load(folder / "masks" / "case0.nii.gz")
+    assert (folder / "overlays" / "test_case0.png").stat().st_size > 1000
+    mask = nibabel.load(folder / "masks" / "test_case0.nii.gz")
     assert np.allclose(np.abs(np.diag(mask.affine))[:3], [0.8, 0.8, 2.0])
     _, label = phantom(seed=10)
     predicted = np.asanyarray(mask.dataobj).T == 1

@@ -82,7 +82,7 @@ def test_the_copy_trains_continues_evaluates_and_infers(python, copy, dataset_di
     done = run(python, copy, ["inference"], "--image", dataset_dir / "test" / "case0.npz", "--prompts", prompts,
                *adapter, "--output_dir", tmp_path / "masks", cwd=elsewhere)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == str(tmp_path / "masks" / "case0.nii.gz")
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "masks" / "case0_mask.nii.gz")
     assert list(elsewhere.iterdir()) == []
 
 
@@ -131,6 +131,9 @@ def broken(dataset_dir, tmp_path):
                                "is the published file of vit_t, not of vit_b"),
         "rank 0": ((*good, "--rank", 0), "rank must be a whole number from 1 to 128, the smaller side of this layer, got 0"),
         "rank 129": ((*good, "--rank", 129), "got 129"),
+        "unknown option": ((*good, "--learnin_rate", 5), "There is no setting 'learnin_rate'; 'learning_rate' is near"),
+        "epochs 0": ((*good, "--epochs", 0), "epochs must be a whole number of at least 1, got 0"),
+        "seed": ((*good, "--seed", -1), "seed must be a whole number of at least 0, got -1"),
         "variant": ((*good, "--variant", "vit_x"), "variant must be one of vit_b, vit_l, vit_h, medsam_vit_b, vit_t, got 'vit_x'"),
         "mode": ((*good, "--prompt_mode", "boxes"), "prompt_mode must be one of no, box, full_box, point, pt_box, mix"),
         "no prompt": ((*good, "--prompt_mode", "no"), "prompt_mode 'no' cannot tell 2 labels apart: bar, block"),

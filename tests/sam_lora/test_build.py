@@ -106,6 +106,14 @@ def test_what_differs_from_the_adapter_is_refused_naming_both_sides(tmp_path):
             build_sam_lora(adapter=path, **{name: value})
 
 
+def test_labels_join_where_they_agree_and_what_is_not_said_is_the_adapters(tmp_path):
+    path = str(save(trained(labels={1: "spleen", 2: "liver"}, rank=2, layers=[8, 9]), tmp_path / "a.safetensors"))
+    assert build_sam_lora(adapter=path, labels={1: "spleen"}).spec.labels == {1: "spleen", 2: "liver"}
+    assert build_sam_lora(adapter=path, labels={3: "kidney"}).spec.labels == {1: "spleen", 2: "liver", 3: "kidney"}
+    with pytest.raises(AdapterError, match=r"was made for layers \[8, 9\], this network has layers \[0, "):
+        build_sam_lora(adapter=path, layers="all")
+
+
 def test_another_base_is_refused(tmp_path):
     network = trained()
     path = save(network, tmp_path / "a.safetensors")
@@ -122,7 +130,9 @@ def test_broken_adapter_files_are_refused(tmp_path):
     good = save(trained(), tmp_path / "good.safetensors").read_bytes()
     files = {
         "cut": (good[:-100], "no readable safetensors file: it is cut short"),
-        "flipped": (good[:-50] + bytes([good[-50] ^ 1]) + good[-49:], "was altered after it was written"),
+        "flipped": (good[:-50] + bytes([good[-50] ^ 1]) + good[-49:], "its content does not match its seal"),
+        "edited": (good.replace(b'\\"alpha\\": 4.0', b'\\"alpha\\": 9.0'), "its content does not match its seal"),
+        "garbled": (good.replace(b'\\"alpha\\": 4.0', b'\\"alpah\\": 4.0'), "what it says of itself cannot be read"),
         "pickled": (pickle.dumps({"w": 1}), "a pickle is never read as an adapter"),
         "empty": (b"", "no readable safetensors file"),
     }
@@ -175,6 +185,8 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(tmp_path):
         ({"targets": ["q", "w"]}, "targets must be a list out of"),
         ({"layers": [10]}, r'layers must be "all" or a list of whole numbers from 0 to 9, got \[10\]'),
         ({"layers": []}, 'layers must be "all" or a list'),
+        ({"layers": 3}, 'layers must be "all" or a list of whole numbers from 0 to 9, got 3'),
+        ({"alpha": 0}, "alpha must be above 0, got 0"),
         ({"decoder": "half"}, "decoder must be one of frozen, lora, full, got 'half'"),
         ({"image_size": 66}, "image_size must be a positive multiple of 4 for this encoder, got 66"),
         ({"weights": "nowhere.pth"}, "The weights of vit_t are missing: there is no nowhere.pth"),

@@ -136,7 +136,7 @@ def test_other_broken_images_are_refused(tmp_path):
     with pytest.raises(CaseError, match="text.nii.gz cannot be read as an image"):
         read_case({"image": str(tmp_path / "text.nii.gz")})
     nibabel.save(nibabel.Nifti1Image(np.zeros((5, 6, 7, 9), np.float32), np.eye(4)), tmp_path / "series.nii.gz")
-    with pytest.raises(CaseError, match="series.nii.gz is a series of 9 volumes; give one volume"):
+    with pytest.raises(CaseError, match=r"series.nii.gz must be one image or one volume, it has shape \(5, 6, 7, 9\)"):
         read_case({"image": str(tmp_path / "series.nii.gz")})
 
 
@@ -149,3 +149,57 @@ def test_a_mask_lands_on_the_grid_of_its_image(tmp_path):
     assert np.allclose(written.affine, source.affine)
     picture = write_mask(tmp_path / "mask", label[:1], np.eye(4), tmp_path / "image.png")
     assert np.array_equal(np.asarray(Image.open(picture)), label[0])
+
+
+def test_pictures_are_read_by_their_meaning_and_masks_by_their_values(tmp_path):
+    indices = np.zeros((6, 8), np.uint8)
+    indices[2:4, 3:5] = 1
+    picture = Image.fromarray(indices, "P")
+    picture.putpalette([10, 20, 30, 200, 100, 50])
+    picture.save(tmp_path / "p.png")
+    case = read_case({"image": str(tmp_path / "p.png"), "label": str(tmp_path / "p.png")})
+    assert case.image[0, 2, 3].tolist() == [200, 100, 50]
+    assert np.array_equal(case.label[0], indices)
+    Image.fromarray(indices.astype(bool)).save(tmp_path / "bits.png")
+    case = read_case({"image": str(tmp_path / "bits.png"), "label": str(tmp_path / "bits.png")})
+    assert np.array_equal(case.image[0], indices * 255)
+    assert np.array_equal(case.label[0], indices)
+    Image.new("CMYK", (4, 4), (255, 0, 0, 0)).save(tmp_path / "ink.tif")
+    assert read_case({"image": str(tmp_path / "ink.tif")}).image[0, 0, 0].tolist() == [0, 255, 255]
+
+
+def test_what_would_lose_a_part_is_refused(tmp_path):
+    pages = [Image.new("L", (5, 5), v) for v in (1, 2)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(CaseError, match="has 2 pages; give one page per file"):
+        read_case({"image": str(tmp_path / "pages.tif")})
+    for volumes in (2, 3, 4):
+        nibabel.save(nibabel.Nifti1Image(np.ones((5, 6, 7, volumes), np.float32), np.eye(4)), tmp_path / "s.nii.gz")
+        with pytest.raises(CaseError, match="must be one image or one volume, it has shape"):
+            read_case({"image": str(tmp_path / "s.nii.gz")})
+    np.savez(tmp_path / "none.npz", imgs=np.zeros((0, 4, 4), np.uint8), gts=np.zeros((0, 4, 4), np.uint8))
+    with pytest.raises(CaseError, match="`imgs` of .*none.npz is empty"):
+        read_case({"image": str(tmp_path / "none.npz")})
+
+
+def test_npz_geometry_is_checked(tmp_path):
+    image, label = phantom()
+    for more, sentence in (({"spacing": [1, 2]}, "`spacing` of .* must be three sizes in mm above 0"),
+                           ({"spacing": [1, 2, 0]}, "`spacing` of .* must be three sizes in mm above 0"),
+                           ({"affine": np.eye(3)}, "`affine` of .* must be an invertible 4 x 4 matrix"),
+                           ({"affine": np.zeros((4, 4))}, "must be an invertible 4 x 4 matrix")):  # fmt: skip
+        entry = write_npz(tmp_path / "c.npz", image, label, **more)
+        with pytest.raises(CaseError, match=sentence):
+            read_case(entry)
+
+
+def test_a_flat_file_with_geometry_is_a_volume_of_one_slice(tmp_path):
+    import itk
+
+    flat = itk.image_from_array(np.arange(20, dtype=np.float32).reshape(4, 5))
+    flat.SetSpacing([0.5, 0.7])
+    itk.imwrite(flat, str(tmp_path / "flat.mha"))
+    case = read_case({"image": str(tmp_path / "flat.mha")})
+    assert case.image.shape == (1, 4, 5)
+    assert case.spacing == pytest.approx((0.5, 0.7, 1.0))
+    assert case.affine.shape == (4, 4)

@@ -33,9 +33,45 @@ def test_unusable_datalists_are_refused(dataset_dir, tmp_path):
     refused({"training": []}, "There is no case in .*list.json")
     refused({"training": ["a.nii"]}, "Entry 0 of training in .*list.json must be")
     both = [{"image": "a.nii", "patient": "p1"}]
-    refused({"training": both, "test": both}, "Patient p1 is in training and in test; a patient belongs to one")
+    refused({"training": both, "test": both}, "Patient p1 is in training and in test; it belongs to one")
     with pytest.raises(CaseError, match="dataset_dir must be a folder with the cases, there is no 'nowhere'"):
         load_datalist("nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CaseError, match="There is no case in .*empty: expected training or test entries"):
         load_datalist(str(tmp_path / "empty"))
+
+
+def test_a_file_is_on_one_side_whatever_its_patients_are_called(tmp_path):
+    (tmp_path / "list.json").write_text(
+        json.dumps({"validation": [{"image": "a.nii", "patient": "p1"}], "test": [{"image": "./a.nii"}]})
+    )
+    with pytest.raises(CaseError, match="File .*a.nii is in validation and in test; it belongs to one"):
+        load_datalist(str(tmp_path), str(tmp_path / "list.json"))
+
+
+def test_cases_of_one_file_name_keep_names_of_their_own(tmp_path):
+    for folder in ("p1", "p2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "image.nii.gz").touch()
+    entries = [{"image": f"{folder}/image.nii.gz"} for folder in ("p1", "p2")]
+    (tmp_path / "list.json").write_text(json.dumps({"training": [{"image": "other.nii"}], "test": entries}))
+    cases = load_datalist(str(tmp_path), str(tmp_path / "list.json"))
+    assert [e["name"] for e in cases["test"]] == ["p1_image", "p2_image"] == [e["patient"] for e in cases["test"]]
+
+
+def test_labels_are_above_zero_and_have_one_name(dataset_dir, tmp_path):
+    import numpy as np
+
+    entry = {"image": "train/case0.npz"}
+    (tmp_path / "list.json").write_text(json.dumps({"training": [entry], "labels": {"0": "background", "1": "bar"}}))
+    assert load_datalist(str(dataset_dir), str(tmp_path / "list.json"))["labels"] == {1: "bar"}
+    for labels in ('{"1": "rod"}', "bar", '["a"]', '{"a": "b"}'):
+        np.savez(
+            dataset_dir / "train" / "case9.npz",
+            imgs=np.zeros((1, 4, 4), np.uint8),
+            gts=np.ones((1, 4, 4)),
+            labels=labels,
+        )
+        sentence = "Value 1 is 'rod' in .* and 'bar' in another case" if "rod" in labels else "must map values to names"
+        with pytest.raises(CaseError, match=sentence):
+            load_datalist(str(dataset_dir))

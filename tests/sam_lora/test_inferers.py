@@ -76,6 +76,8 @@ def test_without_prompts_every_slice_is_segmented_for_the_one_label(tmp_path, ne
     assert set(mask.unique().tolist()) <= {0, 5}
     with pytest.raises(PromptError, match="prompt_mode 'no' cannot tell 2 labels apart: bar, block"):
         segment({"image": path}, network)
+    with pytest.raises(PromptError, match="There is no prompt: give `--prompts FILE.json`"):
+        segment({"image": path}, network, labels={})
     assert set(segment({"image": path}, network, label="block").unique().tolist()) <= {0, 2}
 
 
@@ -91,7 +93,9 @@ def test_entries_come_from_one_image_or_from_the_test_cases(tmp_path, dataset_di
     prompts = tmp_path / "p.json"
     prompts.write_text(json.dumps(REQUESTS))
     assert inference_entries("a.nii", str(prompts)) == [{"image": "a.nii", "prompts": REQUESTS}]
-    assert inference_entries(dataset_dir=str(dataset_dir))[0]["image"].endswith("test/case0.npz")
+    (entry,) = inference_entries(dataset_dir=str(dataset_dir))
+    assert entry["image"].endswith("test/case0.npz")
+    assert entry["name"] == "test_case0"  # there is a train/case0 too
     prompts.write_text("{")
     with pytest.raises(PromptError, match="The prompts file .*p.json cannot be read as JSON"):
         inference_entries("a.nii", str(prompts))

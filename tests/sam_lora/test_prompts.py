@@ -35,15 +35,11 @@ def test_a_click_maps_to_its_own_voxel_and_back():
         assert (x % 1, y % 1) == (0.5, 0.5)  # the centre of the pixel
 
 
-@pytest.mark.parametrize(("axis", "expected"), [(2, (2, 3, 7)), (1, (3, 2, 7)), (0, (2, 3, 7))])
-def test_for_another_slice_axis_the_remaining_two_in_order_are_x_and_y(axis, expected):
-    voxel = {2: [3, 7, 2], 1: [2, 3, 7], 0: [2, 3, 7]}[axis]
-    voxel = [3, 7, 2] if axis == 2 else [3, 2, 4] if axis == 1 else [2, 3, 4]
-    asked = prompts_from_requests({"foreground": [voxel]}, SHAPE, {}, axis)
-    ((index, found),) = asked.items()
-    x, y = (v for a, v in enumerate(voxel) if a != axis)
-    assert index == voxel[axis]
-    assert found.prompts.points.tolist() == [[[x + 0.5, y + 0.5]]]
+@pytest.mark.parametrize(("axis", "index", "x", "y"), [(2, 2, 3, 7), (1, 7, 3, 2), (0, 3, 7, 2)])
+def test_for_another_slice_axis_the_remaining_two_in_order_are_x_and_y(axis, index, x, y):
+    asked = prompts_from_requests({"foreground": [[3, 7, 2]]}, SHAPE, {}, axis)
+    assert list(asked) == [index]
+    assert asked[index].prompts.points.tolist() == [[[x + 0.5, y + 0.5]]]
 
 
 def test_the_box_of_a_mask_ends_one_past_its_last_pixel():
@@ -139,6 +135,11 @@ def test_names_nobody_declared_get_values_in_order():
     assert (asked[0].values, asked[4].values) == ((1, 2), (1,))
 
 
+def test_an_unnamed_object_is_not_taken_for_a_named_one():
+    asked = prompts_from_requests([{"foreground": [[1, 1, 0]]}, {"label": "a", "foreground": [[2, 2, 0]]}], SHAPE, {})
+    assert asked[0].values == (1, 2)
+
+
 def test_a_background_click_alone_on_a_slice_asks_for_nothing_there():
     assert list(prompts_from_requests({"foreground": [[1, 1, 0]], "background": [[2, 2, 3]]}, SHAPE, {})) == [0]
 
@@ -169,6 +170,12 @@ REFUSED = {
         "asks for label 'kidney'; known are spleen, liver",
     ),
     "no label of two": ({"foreground": [[1, 1, 1]]}, "asks for label None; known are spleen, liver"),
+    "label list": (
+        {"label": ["liver"], "foreground": [[1, 1, 1]]},
+        r"label of the request must be a name, got \['liver'\]",
+    ),
+    "typo": ({"forground": [[1, 1, 1]]}, "the request has the key 'forground'; 'foreground' is meant"),
+    "text": ("liver", "Prompts must be a request or a list of requests, got 'liver'"),
     "second": ([{"label": "liver", "roi": [0, 1, 0, 1, 0, 1]}, 5], "request 1 must be an object"),
 }
 

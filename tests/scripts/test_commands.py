@@ -84,6 +84,13 @@ def test_weights_and_adapters_from_the_command_line(tmp_path):
         done = run_python("scripts/adapter.py", *command, cwd=REPOSITORY)
         assert done.returncode == 0, done.stderr
         assert words in done.stdout
+    done = run_python("scripts/weights.py", "get", "vit_t", "--source", tmp_path / "full.safetensors", cwd=REPOSITORY)
+    assert done.returncode == 1
+    assert "is no published file but sealed base weights: use it where it is" in done.stderr
+    done = run_python(
+        "scripts/adapter.py", "export", tmp_path / "a.safetensors", "/nowhere/w.safetensors", cwd=REPOSITORY
+    )
+    assert (done.returncode, done.stderr[:7]) == (1, "error: ")
     done = run_python("scripts/adapter.py", "verify", tmp_path / "w.safetensors", cwd=REPOSITORY)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")

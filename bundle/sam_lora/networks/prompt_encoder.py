@@ -91,7 +91,9 @@ class PromptEncoder(nn.Module):
         last = torch.where(has_point & ~has_box, NOT_A_POINT, PADDING).to(point_labels.dtype)
         labels = torch.cat([point_labels, last], -1).long()
         points = nn.functional.pad(points.float(), (0, 0, 0, 1))
-        position = self.pe_layer((points + 0.5) / image_size)  # + 0.5: the centre of a pixel
+        position = self.pe_layer(
+            (points + 0.5) / image_size
+        )  # SAM shifts every coordinate by half a pixel of its input
         position = position * (labels >= BACKGROUND)[..., None]
         not_a_point = self.not_a_point_embed.weight
         points_and_corners = [embedding.get_parameter("weight") for embedding in self.point_embeddings]

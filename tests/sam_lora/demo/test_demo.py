@@ -41,13 +41,16 @@ def test_left_is_left_and_every_structure_is_there(brain):
 
 
 def lite_medsam_slice(network, image, box):
-    """One slice as LiteMedSAM's own inference script treats it: OpenCV resizing, box scaled, mask cropped and resized."""
+    """One slice as LiteMedSAM's own inference script treats it: resized by OpenCV, box scaled, mask cropped and resized.
+
+    OpenCV's bilinear resizing stands for the script's INTER_AREA, which turns into blocks when it enlarges.
+    """
     import cv2
 
     height, width = image.shape
     scale = 256 / max(height, width)
     new = (int(height * scale + 0.5), int(width * scale + 0.5))
-    small = cv2.resize(np.repeat(image[..., None], 3, -1), new[::-1], interpolation=cv2.INTER_AREA)
+    small = cv2.resize(np.repeat(image[..., None], 3, -1), new[::-1], interpolation=cv2.INTER_LINEAR)
     small = (small - small.min()) / np.clip(small.max() - small.min(), 1e-8, None)
     square = np.zeros((256, 256, 3), np.float32)
     square[: new[0], : new[1]] = small
