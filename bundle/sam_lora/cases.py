@@ -202,10 +202,15 @@ def to_uint8(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> np
     if not np.isfinite(volume).all():
         raise CaseError(f"The image holds {int((~np.isfinite(volume)).sum())} values that are NaN or infinite.")
     low, high = _range(volume, intensity)
-    scaled: np.ndarray = np.clip((volume.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255
-    if "percentiles" in intensity and volume.min() >= 0:
-        scaled[volume == 0] = 0
-    return scaled.round().astype(np.uint8)
+    keeps_zero = "percentiles" in intensity and volume.min() >= 0
+    result = np.empty(volume.shape, np.uint8)
+    for k in range(volume.shape[-1]):  # a slice at a time: a float copy of a large CT takes gigabytes
+        part = volume[..., k].astype(np.float32)
+        scaled = np.clip((part - low) / max(high - low, 1e-6), 0, 1) * 255
+        if keeps_zero:
+            scaled[part == 0] = 0
+        result[..., k] = scaled.round()
+    return result
 
 
 def _range(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> tuple[float, float]:

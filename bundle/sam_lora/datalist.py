@@ -15,6 +15,17 @@ SECTIONS = {"training": "train", "validation": "validation", "test": "test"}  # 
 
 
 def load_datalist(dataset_dir: str, datalist: str | None = None) -> dict[str, Any]:
+    """Read a datalist, see :func:`list_cases`, for training and evaluation.
+
+    Raises:
+        CaseError: also if a patient or a file is on two sides of the split.
+    """
+    cases = list_cases(dataset_dir, datalist)
+    _refuse_leaks(cases)
+    return cases
+
+
+def list_cases(dataset_dir: str, datalist: str | None = None) -> dict[str, Any]:
     """Read a datalist, or make one of ``dataset_dir/{train,validation,test}/*.npz``.
 
     Args:
@@ -27,8 +38,7 @@ def load_datalist(dataset_dir: str, datalist: str | None = None) -> dict[str, An
         integer keys above 0 (empty where nobody says). An entry without ``patient`` is a patient of its own.
 
     Raises:
-        CaseError: if the folder or file is missing or broken, a patient or a file is on two sides of the split, or a
-            label value has two names.
+        CaseError: if the folder or file is missing or broken, or a label value has two names.
     """
     folder = Path(str(dataset_dir)).expanduser()
     if not dataset_dir or not folder.is_dir():
@@ -40,7 +50,6 @@ def load_datalist(dataset_dir: str, datalist: str | None = None) -> dict[str, An
             f"There is no case in {datalist or folder}: expected training or test entries in a datalist, or npz files "
             f"in {folder}/train and {folder}/test."
         )
-    _refuse_leaks(result)
     every = [entry for section in SECTIONS for entry in result[section]]
     _give_names(every, folder)
     named = content.get("labels")

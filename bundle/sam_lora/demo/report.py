@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sam_lora.files import write_aside
+from sam_lora.page import inline_picture, inline_png
 from sam_lora.plots import overlay
 
 _STYLE = """
@@ -78,7 +76,7 @@ def write_report(
 
 def _figure(name: str, png: Path) -> str:
     title = html.escape(name)
-    return f"<figure><img alt='loss of {title}' src='{_inline(png.read_bytes())}'><figcaption>{title}</figcaption></figure>"
+    return f"<figure><img alt='loss of {title}' src='{inline_png(png.read_bytes())}'><figcaption>{title}</figcaption></figure>"
 
 
 def _table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -98,19 +96,10 @@ def _table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _row(pictures: Mapping[str, np.ndarray]) -> str:
     cells = (
-        f"<div><img src='{_inline(_png(p))}' alt='{html.escape(t)}'>{html.escape(t)}</div>" for t, p in pictures.items()
+        f"<div><img src='{inline_picture(p)}' alt='{html.escape(t)}'>{html.escape(t)}</div>"
+        for t, p in pictures.items()
     )
     return f"<div class='panels'>{''.join(cells)}</div>"
-
-
-def _png(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _inline(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def slice_panels(

@@ -1,0 +1,126 @@
+"""Datalists of others: a Decathlon task, an MSD or nnU-Net dataset.json, a MONAI Label datastore folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.apps import DecathlonDataset
+
+from sam_lora.cases import CaseError
+from sam_lora.data.split import SECTIONS
+from sam_lora.files import write_json
+
+
+def from_dataset_json(folder: Path) -> dict[str, Any]:
+    """A datalist of a Medical Segmentation Decathlon or nnU-Net folder.
+
+    Args:
+        folder: with ``dataset.json`` and ``imagesTr``, ``labelsTr``.
+
+    Returns:
+        A datalist, paths relative to the folder, everything with a label under "training".
+
+    Raises:
+        CaseError: if there is no such file, or it names no training case.
+    """
+    path = folder / "dataset.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CaseError(f"{path} cannot be read as a dataset of Decathlon or nnU-Net: {error}.") from error
+    listed = content.get("training")
+    entries = [_decathlon(e) for e in listed] if isinstance(listed, list) else _nnunet(folder, content)
+    if not entries:
+        raise CaseError(f"{path} names no training case.")
+    return {"training": entries, "validation": [], "test": [], "labels": _label_names(content.get("labels", {}))}
+
+
+def _decathlon(entry: Mapping[str, str]) -> dict[str, str]:
+    image = entry["image"].removeprefix("./")
+    return {"image": image, "label": entry["label"].removeprefix("./"), "patient": Path(image).name.split(".")[0]}
+
+
+def _nnunet(folder: Path, content: Mapping[str, Any]) -> list[dict[str, str]]:
+    """nnU-Net v2 lists nothing: ``imagesTr/CASE_0000.ending`` belongs to ``labelsTr/CASE.ending``; channel 0 is taken."""
+    ending = content.get("file_ending", ".nii.gz")
+    entries = []
+    for label in sorted((folder / "labelsTr").glob(f"*{ending}")):
+        case = label.name.removesuffix(ending)
+        entries.append({"image": f"imagesTr/{case}_0000{ending}", "label": f"labelsTr/{label.name}", "patient": case})
+    return entries
+
+
+def _label_names(labels: Mapping[str, Any]) -> dict[str, str]:
+    """MSD maps value -> name, nnU-Net v2 name -> value."""
+    pairs = [(k, v) if str(k).isdigit() else (v, k) for k, v in labels.items()]
+    return {str(value): str(name) for value, name in pairs if str(value).isdigit() and int(value) > 0}
+
+
+def from_monailabel(folder: Path) -> dict[str, Any]:
+    """A datalist of a MONAI Label datastore: images with a label tagged "final".
+
+    Args:
+        folder: with ``datastore_v2.json`` and ``labels/final``.
+
+    Raises:
+        CaseError: if there is no such datastore, or no image has a final label.
+    """
+    path = folder / "datastore_v2.json"
+    try:
+        objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CaseError(f"{path} cannot be read as a MONAI Label datastore: {error}.") from error
+    entries: list[dict[str, str]] = []
+    names: dict[str, str] = {}
+    for name, item in sorted(objects.items()):
+        final = item.get("labels", {}).get("final")
+        if final:
+            ending = item["image"]["ext"]
+            label = f"labels/final/{name}{final['ext']}"
+            entries.append({"image": f"{name}{ending}", "label": label, "patient": _patient(item, name)})
+            info = final.get("info", {}).get("label_info") or []
+            names |= {str(n): str(one["name"]) for n, one in enumerate(info, 1) if "name" in one}
+    if not entries:
+        raise CaseError(f"{path} has no image with a final label.")
+    return {"training": entries, "validation": [], "test": [], "labels": names}
+
+
+def _patient(item: Mapping[str, Any], name: str) -> str:
+    return str(item["image"].get("info", {}).get("patient_id") or name)
+
+
+def fetch_decathlon(task: str, folder: Path) -> dict[str, Any]:
+    """Download a Decathlon task with MONAI, unless it is in ``folder``, and make its datalist.
+
+    Args:
+        task: such as "Task04_Hippocampus".
+        folder: where the task's folder is or goes.
+
+    Raises:
+        CaseError: if the task is unknown or cannot be fetched.
+    """
+    if not re.fullmatch(r"Task\d\d_\w+", task) or task not in DecathlonDataset.resource:
+        raise CaseError(f"task must be one of {', '.join(sorted(DecathlonDataset.resource))}, got {task!r}.")
+    if not (folder / task / "dataset.json").is_file():
+        try:
+            DecathlonDataset(str(folder), task, "training", download=True, cache_rate=0.0)
+        except (OSError, RuntimeError) as error:
+            raise CaseError(f"{task} could not be fetched ({error}); put its folder into {folder}.") from error
+    return from_dataset_json(folder / task)
+
+
+def write_datalist(content: Mapping[str, Any], path: Path, start: Path) -> Path:
+    """Write a datalist whose relative paths start in ``start``; absolute where ``path`` is in another folder."""
+    result = dict(content)
+    if path.parent.resolve() != start.resolve():
+        for section in SECTIONS:
+            result[section] = [
+                {**e, **{key: str((start / e[key]).resolve()) for key in ("image", "label") if key in e}}
+                for e in content.get(section, [])
+            ]
+    write_json(path, result)
+    return path

@@ -1,0 +1,157 @@
+"""Volumes of any format into cases: golden values on real files, and round trips that notice every flip."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from tests.dicom import write_series
+
+from sam_lora.cases import CaseError, read_array, read_case, write_mask
+from sam_lora.data.convert import convert
+from sam_lora.data.ct_mr import CaseJob, prepare, prepare_case, window_of
+from sam_lora.data.labels import LabelRules
+from sam_lora.data.pairs import Pair
+from sam_lora.dicom_seg import is_seg, read_seg, write_seg
+
+angle = np.deg2rad(20)
+turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+GRIDS = {  # spacing and directions in RAS; the slice axis follows the right hand, as DICOM series are read
+    "RAS": np.diag([1.0, 1.0, 1.0]),
+    "LPS": np.diag([-1.0, -1.0, 1.0]),
+    "oblique": turn @ np.array([[1, 0, 0], [0, np.cos(0.3), -np.sin(0.3)], [0, np.sin(0.3), np.cos(0.3)]]),
+    "anisotropic": np.diag([-0.5, -0.8, 3.0]),
+}
+
+
+def grid(name):
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = GRIDS[name], [12.5, -30.0, 41.0]
+    return affine
+
+
+def phantom_volume():
+    """HU (I, J, K) = (9, 7, 5) and labels; no axis is symmetric."""
+    volume = np.full((9, 7, 5), -900, np.int16)
+    volume[1:4, 2:6, 1:3] = 60
+    volume[6:8, 1:3, 2:5] = 300
+    label = np.zeros(volume.shape, np.uint8)
+    label[1:4, 2:6, 1:3], label[6:8, 1:3, 2:5] = 1, 2
+    return volume, label
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_dicom_to_nifti_to_npz_to_mask_lands_on_the_source_grid(name, tmp_path):
+    volume, label = phantom_volume()
+    series = write_series(tmp_path / "dicom", volume, grid(name))
+    convert(series, tmp_path / "case.nii.gz")
+    converted = nibabel.load(tmp_path / "case.nii.gz")
+    assert np.array_equal(converted.dataobj, volume)
+    assert np.allclose(converted.affine, grid(name), atol=1e-4)
+    nibabel.save(nibabel.Nifti1Image(label, converted.affine), tmp_path / "label.nii.gz")
+    for image in (series, tmp_path / "case.nii.gz"):
+        out = tmp_path / f"out_{image.name}"
+        prepare(str(image), str(tmp_path / "label.nii.gz"), out, {"window": [40, 400]}, LabelRules(), {1: "a", 2: "b"}, "training", False, 1)  # fmt: skip
+        (entry,) = json.loads((out / "datalist.json").read_text())["training"]
+        case = read_case({key: str(out / entry[key]) for key in ("image", "label")})
+        mask = nibabel.load(write_mask(out / "mask", case.label, case.affine, tmp_path / "x.nii"))
+        assert np.array_equal(mask.dataobj, label)
+        assert np.allclose(mask.affine, grid(name), atol=1e-4)
+        assert case.image[1, 2, 1] == round((60 + 160) / 400 * 255)
+        assert np.allclose(case.spacing, np.linalg.norm(GRIDS[name], axis=0), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_dicom_seg_written_and_read_back_is_identical(name, tmp_path):
+    volume, label = phantom_volume()
+    series = write_series(tmp_path / "dicom", volume, grid(name))
+    array, meta = read_array(series, "imgs")
+    assert np.array_equal(array, volume)
+    write_seg(tmp_path / "seg.dcm", label, {1: "kidney", 2: "bone"}, series, meta["affine"])
+    assert is_seg(tmp_path / "seg.dcm")
+    assert not is_seg(series / "000.dcm")
+    found, names = read_seg(tmp_path / "seg.dcm", series, meta["affine"])
+    assert np.array_equal(found, label)
+    assert names == {1: "kidney", 2: "bone"}
+    job = CaseJob(Pair("c", series, (tmp_path / "seg.dcm",)), tmp_path, {"window": [40, 400]}, LabelRules())
+    prepare_case(job)
+    with np.load(tmp_path / "c.npz") as file:
+        assert np.array_equal(file["gts"].T, label)
+        assert json.loads(str(file["labels"])) == {"1": "kidney", "2": "bone"}
+
+
+def test_a_seg_of_another_series_is_refused(tmp_path):
+    volume, label = phantom_volume()
+    one, other = (write_series(tmp_path / n, volume, grid("LPS")) for n in ("one", "other"))
+    write_seg(tmp_path / "seg.dcm", label, {}, one, grid("LPS"))
+    with pytest.raises(CaseError, match="does not fit the series in .*other"):
+        read_seg(tmp_path / "seg.dcm", other, grid("LPS"))
+
+
+def test_golden_values_of_a_real_ct_and_its_dicom(data_dir, tmp_path):
+    case = data_dir / "ct-totalsegmentator" / "case03_dicom_ct"
+    from_dicom, meta = read_array(case / "dicom", "imgs")
+    nifti = nibabel.load(case / "image.nii.gz")
+    assert np.allclose(meta["affine"], nifti.affine, atol=1e-4)
+    assert np.array_equal(from_dicom, np.asanyarray(nifti.dataobj))
+    prepare(str(case / "dicom"), str(case / "label.nii.gz"), tmp_path, window_of("CT", "soft_tissue"), LabelRules(), {}, "test", False, 1)
+    with np.load(tmp_path / "dicom.npz") as file:
+        expected = np.clip((np.asanyarray(nifti.dataobj).astype(float) + 160) / 400, 0, 1) * 255
+        assert np.abs(file["imgs"].T - expected).max() <= 0.5 + 1e-4
+        assert np.array_equal(file["gts"].T, np.asanyarray(nibabel.load(case / "label.nii.gz").dataobj))
+
+
+def test_golden_values_of_a_real_mr(data_dir, tmp_path):
+    folder = data_dir / "mr-hippocampus-msd"
+    name = sorted(p.name for p in (folder / "images").glob("*.nii.gz"))[0]
+    prepare(str(folder / "images" / name), str(folder / "labels" / name), tmp_path, window_of("MR", None), LabelRules(), {}, "training", False, 1)
+    raw = np.asanyarray(nibabel.load(folder / "images" / name).dataobj).astype(float)
+    low, high = np.percentile(raw[raw != 0], [0.5, 99.5])
+    with np.load(next(tmp_path.glob("*.npz"))) as file:
+        expected = np.clip((raw - low) / (high - low), 0, 1) * 255
+        expected[raw == 0] = 0
+        assert np.abs(file["imgs"].T - expected).max() <= 0.5 + 1e-3
+        assert np.allclose(file["spacing"], 1, atol=1e-4)
+
+
+def test_what_is_done_is_skipped_and_one_broken_case_stops_no_other(tmp_path):
+    volume, label = phantom_volume()
+    for folder, array in (("i", volume), ("l", label)):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b", "c"):
+            nibabel.save(nibabel.Nifti1Image(array, grid("LPS")), tmp_path / folder / f"{name}.nii.gz")
+    (tmp_path / "i" / "b.nii.gz").write_bytes(b"broken")
+    arguments = (str(tmp_path / "i"), str(tmp_path / "l"), tmp_path / "out", {"window": [40, 400]}, LabelRules(), {}, "training", False)
+    with pytest.raises(ValueError, match="1 of 3 cases failed, listed in .*failures.json; the first: b: .*cannot be read as an image"):
+        prepare(*arguments, 2)
+    assert [e["patient"] for e in json.loads((tmp_path / "out" / "datalist.json").read_text())["training"]] == ["a", "c"]
+    before = (tmp_path / "out" / "a.npz").stat().st_mtime_ns
+    nibabel.save(nibabel.Nifti1Image(volume, grid("LPS")), tmp_path / "i" / "b.nii.gz")
+    prepare(*arguments, 1)
+    assert (tmp_path / "out" / "a.npz").stat().st_mtime_ns == before
+    assert not (tmp_path / "out" / "failures.json").exists()
+    assert len(json.loads((tmp_path / "out" / "datalist.json").read_text())["training"]) == 3
+
+
+def test_nifti_cases_keep_raw_intensities(tmp_path):
+    volume, label = phantom_volume()
+    nibabel.save(nibabel.Nifti1Image(volume, grid("oblique")), tmp_path / "i.nii")
+    nibabel.save(nibabel.Nifti1Image(label, grid("oblique")), tmp_path / "l.nii")
+    prepare(str(tmp_path / "i.nii"), str(tmp_path / "l.nii"), tmp_path / "out", {"window": [40, 400]}, LabelRules(), {}, "test", True, 1)
+    assert np.array_equal(nibabel.load(tmp_path / "out" / "i.nii.gz").dataobj, volume)
+    assert np.array_equal(nibabel.load(tmp_path / "out" / "i_label.nii.gz").dataobj, label)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(("PET", None), "modality must be CT or MR"), (("CT", None), "CT needs a window"), (("CT", "heart"), "window must be LEVEL,WIDTH or one of"),
+     (("CT", (40, 0)), "window must have a width above 0, got 0"), (("CT", "40"), "window must be LEVEL,WIDTH")],
+)  # fmt: skip
+def test_impossible_windows_are_refused(arguments, sentence):
+    with pytest.raises(CaseError, match=sentence):
+        window_of(*arguments)
+
+
+def test_windows_by_name_and_number():
+    assert window_of("CT", "lung") == {"window": [-600, 1500]}
+    assert window_of("CT", "40,400") == {"window": [40, 400]} == window_of("CT", (40, 400))
