@@ -30,7 +30,7 @@ def load_datalist(dataset_dir: str, datalist: str | None = None) -> dict[str, An
         CaseError: if the folder or file is missing or broken, a patient or a file is on two sides of the split, or a
             label value has two names.
     """
-    folder = Path(str(dataset_dir)).expanduser()
+    folder = Path(str(dataset_dir)).expanduser().absolute()
     if not dataset_dir or not folder.is_dir():
         raise CaseError(f"dataset_dir must be a folder with the cases, there is no {dataset_dir!r}.")
     content = _read_json(Path(str(datalist)).expanduser()) if datalist else _npz_folders(folder)
