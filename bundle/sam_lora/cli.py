@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import fire
@@ -25,6 +28,27 @@ def run(commands: Any, name: str) -> None:
     os.environ.setdefault("PAGER", "cat")  # fire pages its help, which fits a screen
     try:
         fire.Fire(commands, name=name)
-    except (ValueError, OSError, SafetensorError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    except Exception as error:
+        sentence = str(error) if isinstance(error, ValueError | OSError | SafetensorError) else sentence_of(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from None
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """What to tell the user: the deepest error of this package below what others wrapped around it; None without one."""
+    ours = [e for e in _chain(error) if isinstance(e, ValueError) and _raised_here(e)]
+    return str(ours[-1]) if ours else None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what caused it, down to the cause given by ``raise ... from``: below ours lie libraries'."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _raised_here(error: BaseException) -> bool:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).resolve().is_relative_to(Path(__file__).resolve().parent)

@@ -40,7 +40,7 @@ def list_cases(dataset_dir: str, datalist: str | None = None) -> dict[str, Any]:
     Raises:
         CaseError: if the folder or file is missing or broken, or a label value has two names.
     """
-    folder = Path(str(dataset_dir)).expanduser()
+    folder = Path(str(dataset_dir)).expanduser().absolute()
     if not dataset_dir or not folder.is_dir():
         raise CaseError(f"dataset_dir must be a folder with the cases, there is no {dataset_dir!r}.")
     content = _read_json(Path(str(datalist)).expanduser()) if datalist else _npz_folders(folder)

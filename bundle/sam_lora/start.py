@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-import traceback
-from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 
+from sam_lora.cli import sentence_of
 from sam_lora.runs import executed_config
 from sam_lora.settings import check_names, check_values
 
@@ -30,20 +28,8 @@ def start_run() -> None:
 
 
 def _print_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    ours = [e for e in _chain(error) if isinstance(e, ValueError) and _raised_here(e)]
-    if ours:
-        print(f"error: {ours[-1]}", file=sys.stderr)  # noqa: T201
-    else:
+    sentence = sentence_of(error)
+    if sentence is None:
         sys.__excepthook__(kind, error, trace)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and what caused it, down to the cause given by ``raise ... from``: below ours lie libraries'."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _raised_here(error: BaseException) -> bool:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(last.filename).resolve().is_relative_to(Path(__file__).resolve().parent)
+    else:
+        print(f"error: {sentence}", file=sys.stderr)  # noqa: T201

@@ -14,6 +14,11 @@ def test_npz_folders_are_a_datalist(dataset_dir):
     assert cases["labels"] == {1: "bar", 2: "block"}
 
 
+def test_a_relative_folder_is_one_too(dataset_dir, monkeypatch):
+    monkeypatch.chdir(dataset_dir.parent)
+    assert load_datalist(dataset_dir.name) == load_datalist(str(dataset_dir))
+
+
 def test_the_datalist_wins_and_its_paths_start_in_dataset_dir(dataset_dir, tmp_path):
     entry = {"image": "train/case0.npz", "label": "train/case0.npz", "patient": "p1"}
     (tmp_path / "list.json").write_text(json.dumps({"training": [entry], "labels": {"1": "femur"}}))
