@@ -64,6 +64,8 @@ def read_seg(path: Path, folder: Path, affine: np.ndarray) -> tuple[np.ndarray, 
     """
     seg = highdicom.seg.segread(path)
     uids = [header.SOPInstanceUID for header in series_in_order(folder, affine)]
+    if not {uid for *_, uid in seg.get_source_image_uids()} & set(uids):
+        raise CaseError(f"{path} does not fit the series in {folder}: it was made for other images.")
     try:
         frames = seg.get_pixels_by_source_instance(
             uids, combine_segments=True, relabel=False, assert_missing_frames_are_empty=True
