@@ -106,14 +106,14 @@ def write_adapter(path: Path, adapter: Adapter) -> None:
         "code_version": __version__,
         **adapter.record,
     }
-    metadata = {METADATA_KEY: json.dumps(content), "seal": _seal(content, tensors)}
+    said = json.dumps(content)
+    metadata = {METADATA_KEY: said, "seal": _seal(said, tensors)}
     with write_aside(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
 
-def _seal(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Digest of all that an adapter says and holds."""
-    said = json.dumps(content, sort_keys=True)
+def _seal(said: str, tensors: Mapping[str, Tensor]) -> str:
+    """Digest of all that an adapter says, as it is written, and holds."""
     return f"sha256:{hashlib.sha256((said + tensors_digest(tensors)).encode()).hexdigest()}"
 
 
@@ -151,7 +151,7 @@ def read_adapter(path: Path) -> Adapter:
         raise AdapterError(
             f"{path} has format version {version}, this code reads version {FORMAT_VERSION}: update the code."
         )
-    if metadata.get("seal") != _seal(json.loads(metadata[METADATA_KEY]), tensors):
+    if metadata.get("seal") != _seal(metadata[METADATA_KEY], tensors):
         raise AdapterError(f"{path} was altered after it was written: its content does not match its seal.")
     return Adapter(spec, tensors, content)
 

@@ -77,7 +77,7 @@ def test_only_what_is_declared_gets_gradients_and_moves_buffers_included(decoder
 
 
 def test_an_adapter_round_trip_changes_nothing(tmp_path):
-    network = trained(rank=3, alpha=6, layers=[1, 9], decoder="full", labels={1: "a"})
+    network = trained(rank=3, alpha=6, layers=[1, 9], decoder="full", labels={n: f"label {n}" for n in range(1, 13)})
     path = save(network, tmp_path / "a.safetensors")
     again = build_sam_lora(adapter=str(path))
     assert again.spec == network.spec
