@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sam_lora import __version__
@@ -109,7 +109,7 @@ def write_adapter(path: Path, adapter: Adapter) -> None:
     said = json.dumps(content)
     metadata = {METADATA_KEY: said, "seal": _seal(said, tensors)}
     with write_aside(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        temporary.write_bytes(save(tensors, metadata))  # save_file would make it readable by its owner alone
 
 
 def _seal(said: str, tensors: Mapping[str, Tensor]) -> str:
