@@ -6,16 +6,20 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from json import loads
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sam_lora.build import build_sam_lora
 from sam_lora.cli import run
+from sam_lora.data import ct_mr as volumes
+from sam_lora.data.labels import LabelRules
 from sam_lora.files import write_json
 from sam_lora.networks import build_sam
 from sam_lora.weights import find_weights, load_tensors
@@ -158,5 +162,61 @@ SUBJECTS: dict[str, Callable[[], Callable[[], Any]]] = {
 }
 
 
+def data(slices: int = 600, json: str | None = None) -> None:
+    """Peak memory of preparing a 512 x 512 CT with its mask, and of preparing one case against four, each in a process.
+
+    Args:
+        slices: of the CT.
+        json: also write the figures there.
+    """
+    figures = {f"one CT of 512 x 512 x {slices}": _peak_of("prepare", slices, 1)}
+    figures |= {f"{count} of 512 x 512 x 60": _peak_of("prepare", 60, count) for count in (1, 4)}
+    for title, peak in figures.items():
+        print(f"{title}: peak {peak:.2f} GB")
+    if json:
+        write_json(Path(json), figures)
+
+
+def _peak_of(task: str, *arguments: int) -> float:
+    command = [sys.executable, __file__, task, *map(str, arguments)]
+    return loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])  # noqa: S603
+
+
+def prepare(slices: int, count: int) -> None:
+    """Prepare COUNT synthetic CTs of SLICES slices in this process and print its peak memory in GB.
+
+    Args:
+        slices: of each CT.
+        count: how many.
+    """
+    import nibabel
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        generator = np.random.default_rng(0)
+        for number in range(count):
+            noise = generator.integers(-1000, 1000, (512, 512, 1), dtype=np.int16)
+            for kind, slope, dtype in (("images", 1, np.int16), ("labels", 0, np.uint8)):
+                (folder / kind).mkdir(exist_ok=True)
+                image = np.memmap(folder / "scratch", dtype, "w+", shape=(512, 512, slices), order="F")
+                for k in range(slices):
+                    image[..., k] = noise[..., 0] + k % 50 if slope else (noise[..., 0] > 500)
+                nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), folder / kind / f"case{number}.nii")
+        del image
+        window = {"window": [40.0, 400.0]}
+        volumes.prepare(
+            str(folder / "images"),
+            str(folder / "labels"),
+            folder / "out",
+            window,
+            LabelRules(),
+            {},
+            "training",
+            False,
+            1,
+        )
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+
+
 if __name__ == "__main__":
-    run({"encoder": encoder, "worker": worker}, "benchmark.py")
+    run({"encoder": encoder, "data": data, "worker": worker, "prepare": prepare}, "benchmark.py")

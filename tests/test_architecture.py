@@ -23,6 +23,7 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
     "build": {"torch", "sam_lora.adapter", "sam_lora.files", "sam_lora.lora", "sam_lora.networks", "sam_lora.weights"},
     "cases": {"numpy", "monai", "nibabel", "PIL", "sam_lora.adapter", "sam_lora.files"},
     "datalist": {"sam_lora.cases"},
+    "dicom_seg": {"numpy", "sam_lora", "sam_lora.cases", "sam_lora.files"},
     "metrics": {"numpy", "torch", "monai"},
     "datasets": {
         "numpy",

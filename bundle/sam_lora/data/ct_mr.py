@@ -74,10 +74,9 @@ def window_of(modality: str, window: str | tuple[float, float] | None) -> dict[s
         if modality == "CT":
             raise CaseError(f"CT needs a window: --window LEVEL,WIDTH or one of {', '.join(WINDOWS)}.")
         return DEFAULT_INTENSITY
-    if isinstance(window, str):
-        window = WINDOWS.get(window) or tuple(window.split(","))
+    numbers = (WINDOWS.get(window) or window.split(",")) if isinstance(window, str) else window
     try:
-        level, width = (float(v) for v in window)  # type: ignore[union-attr]
+        level, width = (float(v) for v in numbers)
     except (TypeError, ValueError) as error:
         raise CaseError(f"window must be LEVEL,WIDTH or one of {', '.join(WINDOWS)}, got {window!r}.") from error
     if width <= 0:

@@ -32,24 +32,9 @@ def run_jobs(
         ValueError: after all jobs, if some failed, naming the first.
     """
     (folder / FAILURES).unlink(missing_ok=True)
-    failures: dict[str, str] = {}
-    if processes <= 1 or len(jobs) < 2:
-        for job in tqdm(jobs, disable=len(jobs) < 2):
-            try:
-                do(job)
-            except (ValueError, OSError) as error:
-                failures[name(job)] = str(error)
-    else:
-        # Threads of a forked process may hold locks nobody releases: each worker starts anew.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
-            futures = {pool.submit(do, job): job for job in jobs}
-            for future in tqdm(as_completed(futures), total=len(jobs)):
-                failed = future.exception()
-                if isinstance(failed, ValueError | OSError):
-                    failures[name(futures[future])] = str(failed)
-                elif failed is not None:
-                    raise failed
+    for left in folder.glob(".*.part"):  # what a killed run was writing; nobody else writes here
+        left.unlink()
+    failures = _in_turn(jobs, do, name) if processes <= 1 or len(jobs) < 2 else _at_once(jobs, do, name, processes)
     if failures:
         write_json(folder / FAILURES, dict(sorted(failures.items())))
         first = min(failures)
@@ -57,3 +42,30 @@ def run_jobs(
             f"{len(failures)} of {len(jobs)} cases failed, listed in {folder / FAILURES}; the first: {first}: "
             f"{failures[first]}"
         )
+
+
+def _in_turn(jobs: Sequence[Job], do: Callable[[Job], None], name: Callable[[Job], str]) -> dict[str, str]:
+    failures = {}
+    for job in tqdm(jobs, disable=len(jobs) < 2):
+        try:
+            do(job)
+        except (ValueError, OSError) as error:
+            failures[name(job)] = str(error)
+    return failures
+
+
+def _at_once(
+    jobs: Sequence[Job], do: Callable[[Job], None], name: Callable[[Job], str], processes: int
+) -> dict[str, str]:
+    failures = {}
+    # Threads of a forked process may hold locks nobody releases: each worker starts anew.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
+        futures = {pool.submit(do, job): job for job in jobs}
+        for future in tqdm(as_completed(futures), total=len(jobs)):
+            failed = future.exception()
+            if isinstance(failed, ValueError | OSError):
+                failures[name(futures[future])] = str(failed)
+            elif failed is not None:
+                raise failed
+    return failures

@@ -33,11 +33,16 @@ def test_values_and_geometry_stay(tmp_path, ending, target):
     for one, other in ((found.GetSpacing(), source.GetSpacing()), (found.GetOrigin(), source.GetOrigin())):
         # NIfTI stores its geometry in single precision
         assert np.allclose(list(one), list(other), rtol=1e-6)
-    assert np.allclose(itk.array_from_matrix(found.GetDirection()), itk.array_from_matrix(source.GetDirection()), atol=1e-6)
+    assert np.allclose(
+        itk.array_from_matrix(found.GetDirection()), itk.array_from_matrix(source.GetDirection()), atol=1e-6
+    )
 
 
 def test_compressing_keeps_every_byte(tmp_path):
-    nibabel.save(nibabel.Nifti1Image(np.random.RandomState(0).rand(4, 5, 6).astype(np.float32), np.diag([1, 2, 3, 1.0])), tmp_path / "a.nii")
+    nibabel.save(
+        nibabel.Nifti1Image(np.random.RandomState(0).rand(4, 5, 6).astype(np.float32), np.diag([1, 2, 3, 1.0])),
+        tmp_path / "a.nii",
+    )
     convert(tmp_path / "a.nii", tmp_path / "a.nii.gz")
     assert gzip.decompress((tmp_path / "a.nii.gz").read_bytes()) == (tmp_path / "a.nii").read_bytes()
 

@@ -5,7 +5,6 @@ import json
 import nibabel
 import numpy as np
 import pytest
-from tests.dicom import write_series
 
 from sam_lora.cases import CaseError, read_array, read_case, write_mask
 from sam_lora.data.convert import convert
@@ -13,6 +12,7 @@ from sam_lora.data.ct_mr import CaseJob, prepare, prepare_case, window_of
 from sam_lora.data.labels import LabelRules
 from sam_lora.data.pairs import Pair
 from sam_lora.dicom_seg import is_seg, read_seg, write_seg
+from tests.dicom import write_series
 
 angle = np.deg2rad(20)
 turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
@@ -94,7 +94,17 @@ def test_golden_values_of_a_real_ct_and_its_dicom(data_dir, tmp_path):
     nifti = nibabel.load(case / "image.nii.gz")
     assert np.allclose(meta["affine"], nifti.affine, atol=1e-4)
     assert np.array_equal(from_dicom, np.asanyarray(nifti.dataobj))
-    prepare(str(case / "dicom"), str(case / "label.nii.gz"), tmp_path, window_of("CT", "soft_tissue"), LabelRules(), {}, "test", False, 1)
+    prepare(
+        str(case / "dicom"),
+        str(case / "label.nii.gz"),
+        tmp_path,
+        window_of("CT", "soft_tissue"),
+        LabelRules(),
+        {},
+        "test",
+        False,
+        1,
+    )
     with np.load(tmp_path / "dicom.npz") as file:
         expected = np.clip((np.asanyarray(nifti.dataobj).astype(float) + 160) / 400, 0, 1) * 255
         assert np.abs(file["imgs"].T - expected).max() <= 0.5 + 1e-4
@@ -104,7 +114,17 @@ def test_golden_values_of_a_real_ct_and_its_dicom(data_dir, tmp_path):
 def test_golden_values_of_a_real_mr(data_dir, tmp_path):
     folder = data_dir / "mr-hippocampus-msd"
     name = sorted(p.name for p in (folder / "images").glob("*.nii.gz"))[0]
-    prepare(str(folder / "images" / name), str(folder / "labels" / name), tmp_path, window_of("MR", None), LabelRules(), {}, "training", False, 1)
+    prepare(
+        str(folder / "images" / name),
+        str(folder / "labels" / name),
+        tmp_path,
+        window_of("MR", None),
+        LabelRules(),
+        {},
+        "training",
+        False,
+        1,
+    )
     raw = np.asanyarray(nibabel.load(folder / "images" / name).dataobj).astype(float)
     low, high = np.percentile(raw[raw != 0], [0.5, 99.5])
     with np.load(next(tmp_path.glob("*.npz"))) as file:
@@ -121,10 +141,24 @@ def test_what_is_done_is_skipped_and_one_broken_case_stops_no_other(tmp_path):
         for name in ("a", "b", "c"):
             nibabel.save(nibabel.Nifti1Image(array, grid("LPS")), tmp_path / folder / f"{name}.nii.gz")
     (tmp_path / "i" / "b.nii.gz").write_bytes(b"broken")
-    arguments = (str(tmp_path / "i"), str(tmp_path / "l"), tmp_path / "out", {"window": [40, 400]}, LabelRules(), {}, "training", False)
-    with pytest.raises(ValueError, match="1 of 3 cases failed, listed in .*failures.json; the first: b: .*cannot be read as an image"):
+    arguments = (
+        str(tmp_path / "i"),
+        str(tmp_path / "l"),
+        tmp_path / "out",
+        {"window": [40, 400]},
+        LabelRules(),
+        {},
+        "training",
+        False,
+    )
+    with pytest.raises(
+        ValueError, match="1 of 3 cases failed, listed in .*failures.json; the first: b: .*cannot be read as an image"
+    ):
         prepare(*arguments, 2)
-    assert [e["patient"] for e in json.loads((tmp_path / "out" / "datalist.json").read_text())["training"]] == ["a", "c"]
+    assert [e["patient"] for e in json.loads((tmp_path / "out" / "datalist.json").read_text())["training"]] == [
+        "a",
+        "c",
+    ]
     before = (tmp_path / "out" / "a.npz").stat().st_mtime_ns
     nibabel.save(nibabel.Nifti1Image(volume, grid("LPS")), tmp_path / "i" / "b.nii.gz")
     prepare(*arguments, 1)
@@ -137,7 +171,17 @@ def test_nifti_cases_keep_raw_intensities(tmp_path):
     volume, label = phantom_volume()
     nibabel.save(nibabel.Nifti1Image(volume, grid("oblique")), tmp_path / "i.nii")
     nibabel.save(nibabel.Nifti1Image(label, grid("oblique")), tmp_path / "l.nii")
-    prepare(str(tmp_path / "i.nii"), str(tmp_path / "l.nii"), tmp_path / "out", {"window": [40, 400]}, LabelRules(), {}, "test", True, 1)
+    prepare(
+        str(tmp_path / "i.nii"),
+        str(tmp_path / "l.nii"),
+        tmp_path / "out",
+        {"window": [40, 400]},
+        LabelRules(),
+        {},
+        "test",
+        True,
+        1,
+    )
     assert np.array_equal(nibabel.load(tmp_path / "out" / "i.nii.gz").dataobj, volume)
     assert np.array_equal(nibabel.load(tmp_path / "out" / "i_label.nii.gz").dataobj, label)
 

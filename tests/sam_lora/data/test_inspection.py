@@ -6,11 +6,11 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
-from tests.conftest import phantom
 
 from sam_lora.data.inspection import across_cases, inspect_case
 from sam_lora.data.inspection_page import write_inspection
 from sam_lora.datalist import list_cases
+from tests.conftest import phantom
 
 AFFINE = np.diag([-1.0, 1.0, 1.5, 1.0])
 
@@ -19,7 +19,9 @@ def write_case(folder, name, seed=0, affine=AFFINE):
     image, label = phantom(seed=seed)
     for kind, array in (("images", image.astype(np.int16)), ("labels", label)):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        nibabel.save(nibabel.Nifti1Image(np.moveaxis(array, (0, 1, 2), (2, 1, 0)), affine), folder / kind / f"{name}.nii.gz")
+        nibabel.save(
+            nibabel.Nifti1Image(np.moveaxis(array, (0, 1, 2), (2, 1, 0)), affine), folder / kind / f"{name}.nii.gz"
+        )
 
 
 def change(folder, name, kind, do):

@@ -30,7 +30,10 @@ def test_two_single_files_are_a_pair(tmp_path):
 def test_one_mask_per_object(tmp_path):
     images = touch(tmp_path / "i", "a1.png", "a10.png")
     labels = touch(tmp_path / "l", "a1_0.png", "a1_1.png", "a10_0.png")
-    assert [[p.name for p in pair.labels] for pair in pair_up(images, labels, several=True)] == [["a1_0.png", "a1_1.png"], ["a10_0.png"]]
+    assert [[p.name for p in pair.labels] for pair in pair_up(images, labels, several=True)] == [
+        ["a1_0.png", "a1_1.png"],
+        ["a10_0.png"],
+    ]
 
 
 def test_what_is_not_clear_is_refused(tmp_path):

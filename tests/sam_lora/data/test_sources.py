@@ -9,19 +9,28 @@ from sam_lora.data.sources import fetch_decathlon, from_dataset_json, from_monai
 
 
 def test_a_decathlon_folder(tmp_path):
-    content = {"labels": {"0": "background", "1": "Anterior"}, "training": [{"image": "./imagesTr/h_001.nii.gz", "label": "./labelsTr/h_001.nii.gz"}]}
+    content = {
+        "labels": {"0": "background", "1": "Anterior"},
+        "training": [{"image": "./imagesTr/h_001.nii.gz", "label": "./labelsTr/h_001.nii.gz"}],
+    }
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     datalist = from_dataset_json(tmp_path)
-    assert datalist["training"] == [{"image": "imagesTr/h_001.nii.gz", "label": "labelsTr/h_001.nii.gz", "patient": "h_001"}]
+    assert datalist["training"] == [
+        {"image": "imagesTr/h_001.nii.gz", "label": "labelsTr/h_001.nii.gz", "patient": "h_001"}
+    ]
     assert datalist["labels"] == {"1": "Anterior"}
 
 
 def test_an_nnunet_folder(tmp_path):
     (tmp_path / "labelsTr").mkdir()
     (tmp_path / "labelsTr" / "case7.nii.gz").touch()
-    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz", "numTraining": 1}))
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz", "numTraining": 1})
+    )
     datalist = from_dataset_json(tmp_path)
-    assert datalist["training"] == [{"image": "imagesTr/case7_0000.nii.gz", "label": "labelsTr/case7.nii.gz", "patient": "case7"}]
+    assert datalist["training"] == [
+        {"image": "imagesTr/case7_0000.nii.gz", "label": "labelsTr/case7.nii.gz", "patient": "case7"}
+    ]
     assert datalist["labels"] == {"1": "liver"}
 
 
