@@ -1,15 +1,9 @@
-"""Cases: one image and its label map, from any format, on the grid they are stored on.
-
-The npz contract: ``imgs`` (N, H, W) or (N, H, W, 3), ``gts`` (N, H, W), optional ``spacing`` (mm, i j k), ``affine``
-(4 x 4), ``labels`` (JSON, value -> name) and ``source_digest``. ``imgs[k]`` is the slice shown to the network, rows j
-and columns i, as SimpleITK-made files have it.
-"""
+"""Cases: one image and its label map, on the grid they are stored on, ready for the network."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +11,11 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from monai.config import PathLike
-from monai.data import ImageReader, ITKReader, NibabelReader, PILReader
 from PIL import Image
 
 from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.files import write_aside
-
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-
-
-class CaseError(ValueError):
-    """A case that cannot be used; the sentence names the file and the rule."""
+from sam_lora.reading import PICTURES, CaseError, read_array
 
 
 @dataclass(frozen=True)
@@ -50,139 +37,6 @@ class Case:
     spacing: tuple[float, float, float] | None
     affine: np.ndarray
     content: str
-
-
-class NpzReader(ImageReader):
-    """Reads the npz contract the way MONAI's readers read other formats: in voxel order (i, j, k[, channel]).
-
-    Args:
-        key: "imgs" or "gts".
-    """
-
-    def __init__(self, key: str = "imgs") -> None:
-        self.key = key
-
-    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Whether the file is an npz."""
-        return isinstance(filename, str | Path) and Path(filename).suffix == ".npz"
-
-    def read(self, data: Sequence[PathLike] | PathLike, **_: Any) -> dict[str, Any]:
-        """Open a file; CaseError if it is no readable npz or lacks the key."""
-        path = Path(str(data if isinstance(data, str | Path) else data[0]))
-        content = read_npz(path, (self.key, "spacing", "affine"))
-        if self.key not in content:
-            raise CaseError(f"{path} must hold `imgs` and `gts`; it has no `{self.key}`.")
-        return {"path": path, **content}
-
-    def get_data(self, img: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-        """The array in voxel order, and its geometry."""
-        array = img[self.key]
-        if array.ndim not in (3, 4) or (array.ndim == 4 and (array.shape[-1] != 3 or self.key != "imgs")):
-            raise CaseError(
-                f"`{self.key}` of {img['path']} must have shape (N, H, W){' or (N, H, W, 3)' if self.key == 'imgs' else ''}"
-                f", got {array.shape}."
-            )
-        if 0 in array.shape:
-            raise CaseError(f"`{self.key}` of {img['path']} is empty: its shape is {array.shape}.")
-        affine = _affine(img)
-        channel = -1 if array.ndim == 4 else float("nan")
-        meta = {"affine": affine, "original_channel_dim": channel, "has_spacing": "spacing" in img or "affine" in img}
-        return np.moveaxis(array, (0, 1, 2), (2, 1, 0)), meta
-
-
-def _affine(content: Mapping[str, Any]) -> np.ndarray:
-    """Voxel -> RAS mm of an npz case, from its ``affine`` or ``spacing``; CaseError if they cannot be that."""
-    spacing = np.asarray(content.get("spacing", (1, 1, 1)), float)
-    if spacing.shape != (3,) or not (spacing > 0).all():
-        raise CaseError(f"`spacing` of {content['path']} must be three sizes in mm above 0, got {spacing.tolist()}.")
-    affine = np.asarray(content.get("affine", np.diag([*spacing, 1])), float)
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.linalg.det(affine):
-        raise CaseError(f"`affine` of {content['path']} must be an invertible 4 x 4 matrix, got {affine.tolist()}.")
-    return affine
-
-
-def read_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read an image or a label map in voxel order, as a volume.
-
-    Args:
-        path: a file, or a folder with one DICOM series.
-        key: "imgs" or "gts", for npz.
-
-    Returns:
-        ``(I, J, K)`` or ``(I, J, K, 3)`` and MONAI's metadata.
-
-    Raises:
-        CaseError: if it cannot be read, or has another number of dimensions.
-    """
-    if not path.exists():
-        raise CaseError(f"There is no {path}.")
-    # Not LoadImage: after an error it goes on to the next reader, which may make something of a broken file.
-    reader = _reader(path, key)
-    try:
-        array, meta = reader.get_data(reader.read(str(path)))
-    except CaseError:
-        raise
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CaseError(f"{path} cannot be read as an image: {reason}") from error
-    if array.dtype.kind not in "uifb":
-        raise CaseError(f"{path} must hold one number per voxel, its type is {array.dtype}.")
-    may_be_colour = meta.get("original_channel_dim") == -1 and not isinstance(reader, NibabelReader)
-    return _as_volume(array, may_be_colour, path), {**meta, "affine": _four_by_four(meta.get("affine"))}
-
-
-def _as_volume(array: np.ndarray, may_be_colour: bool, path: Path) -> np.ndarray:
-    in_colour = may_be_colour and array.shape[-1] in (3, 4)
-    if in_colour:
-        array = array[..., :3]
-    elif array.ndim == 4 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim == 2 + in_colour:
-        array = array[:, :, None]
-    if array.ndim != 3 + in_colour:
-        raise CaseError(f"{path} must be one image or one volume, it has shape {array.shape}.")
-    return array
-
-
-def _four_by_four(affine: Any) -> np.ndarray:
-    """The affine of a volume; that of a picture (none) or of a 2D file (3 x 3) is filled up."""
-    full, given = np.eye(4), np.eye(4) if affine is None else np.asarray(affine, float)
-    if given.shape == (3, 3):
-        full[:2, :2], full[:2, 3] = given[:2, :2], given[:2, 2]
-        return full
-    return given
-
-
-def _reader(path: Path, key: str) -> ImageReader:
-    """The reader of a file by its ending; ITK for everything else, a folder with a DICOM series included."""
-    if path.suffix == ".npz":
-        return NpzReader(key)
-    if path.suffix.lower() in PICTURES:
-        return PILReader(converter=_picture if key == "imgs" else _mask_picture)
-    return NibabelReader() if path.name.lower().endswith((".nii", ".nii.gz")) else ITKReader()
-
-
-def _picture(image: Image.Image) -> Image.Image:
-    """A picture as grey or RGB, whatever its mode; palettes and inks become colours, transparency is dropped."""
-    _refuse_pages(image)
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode in ("LA", "PA"):
-        return image.convert("LA").getchannel("L")
-    return image if image.mode in ("L", "RGB") or image.mode.startswith(("I", "F")) else image.convert("RGB")
-
-
-def _mask_picture(image: Image.Image) -> Image.Image:
-    """A mask as its stored values: the indices of a palette are the labels."""
-    _refuse_pages(image)
-    return image.convert("L").point(lambda v: min(v, 1)) if image.mode == "1" else image
-
-
-def _refuse_pages(image: Image.Image) -> None:
-    if getattr(image, "n_frames", 1) > 1:
-        raise CaseError(
-            f"{getattr(image, 'filename', 'The picture')} has {image.n_frames} pages; give one page per file."
-        )
 
 
 def to_uint8(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> np.ndarray:
@@ -326,12 +180,3 @@ def write_mask(path: Path, mask: np.ndarray, affine: np.ndarray, image: Path) ->
     with write_aside(path) as temporary:
         temporary.write_bytes(gzip.compress(nifti.to_bytes(), mtime=0))
     return path
-
-
-def read_npz(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Those of ``keys`` that an npz file has; CaseError if it is no readable npz."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in keys if key in file}
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        raise CaseError(f"{path} cannot be read as an npz file; it is cut short or holds pickled objects.") from error

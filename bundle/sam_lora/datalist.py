@@ -9,7 +9,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from sam_lora.cases import CaseError, read_npz, stem
+from sam_lora.cases import stem
+from sam_lora.reading import CaseError, read_npz
 
 SECTIONS = {"training": "train", "validation": "validation", "test": "test"}  # section -> folder of npz files
 
