@@ -1,15 +1,9 @@
 """`scripts/data.py` as a user types it: options reach their place, errors are sentences, a kill leaves nothing broken."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import nibabel
 import numpy as np
-import pytest
 from PIL import Image
 
 from tests.conftest import REPOSITORY, phantom, run_python
@@ -105,24 +99,3 @@ def test_wrong_options_end_with_a_sentence_and_exit_code_1(tmp_path):
         assert done.stderr.strip().splitlines()[-1].startswith("error: "), (arguments, done.stderr)
         assert sentence in done.stderr, (arguments, done.stderr)
         assert "Traceback" not in done.stderr
-
-
-@pytest.mark.accept
-def test_a_kill_at_any_moment_leaves_only_whole_files_and_the_next_run_ends_the_work(tmp_path):
-    write_volumes(tmp_path, 12, shape=(60, 120, 110))
-    command = [sys.executable, str(SCRIPT), "ct_mr", "i", "l", "out", "--processes", "2"]
-    rng = np.random.RandomState(0)
-    for _ in range(4):
-        process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **ENVIRONMENT}, stderr=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
-        time.sleep(8 + 6 * rng.rand())
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for path in (tmp_path / "out").glob("*.npz"):
-            with np.load(path) as file:
-                assert file["imgs"].shape == file["gts"].shape == (60, 120, 110)
-    done = data("ct_mr", "i", "l", "out", "--processes", 2, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == sorted(["datalist.json", *(f"c{n}.npz" for n in range(12))])
-    assert len(json.loads((tmp_path / "out" / "datalist.json").read_text())["training"]) == 12
