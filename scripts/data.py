@@ -15,9 +15,9 @@ from sam_lora.data import pictures, sources
 from sam_lora.data.inspection import across_cases, inspect_case
 from sam_lora.data.inspection_page import write_inspection
 from sam_lora.data.labels import LabelRules
-from sam_lora.data.split import read_raw_datalist, split_datalist
+from sam_lora.data.split import split_datalist
 from sam_lora.data.transfer import transfer
-from sam_lora.datalist import list_cases
+from sam_lora.datalist import list_cases, read_raw_datalist
 from sam_lora.files import write_json
 
 PROCESSES = os.cpu_count() or 1

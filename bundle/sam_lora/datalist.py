@@ -44,7 +44,7 @@ def list_cases(dataset_dir: str, datalist: str | None = None) -> dict[str, Any]:
     folder = Path(str(dataset_dir)).expanduser().absolute()
     if not dataset_dir or not folder.is_dir():
         raise CaseError(f"dataset_dir must be a folder with the cases, there is no {dataset_dir!r}.")
-    content = _read_json(Path(str(datalist)).expanduser()) if datalist else _npz_folders(folder)
+    content = read_raw_datalist(Path(str(datalist)).expanduser()) if datalist else _npz_folders(folder)
     result: dict[str, Any] = {section: _entries(content, section, folder, str(datalist)) for section in SECTIONS}
     if not any(result.values()):
         raise CaseError(
@@ -58,7 +58,8 @@ def list_cases(dataset_dir: str, datalist: str | None = None) -> dict[str, Any]:
     return result
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_raw_datalist(path: Path) -> dict[str, Any]:
+    """A datalist as it is written, with its relative paths; CaseError if it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -13,8 +13,9 @@ from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.cases import CaseError, read_array, read_label, stem, to_uint8, write_mask
 from sam_lora.data.labels import LabelRules
 from sam_lora.data.pairs import VOLUMES, Pair, find_files, pair_up
-from sam_lora.data.split import SECTIONS, read_raw_datalist
+from sam_lora.data.split import SECTIONS
 from sam_lora.data.work import run_jobs
+from sam_lora.datalist import read_raw_datalist
 from sam_lora.dicom_seg import is_seg, read_seg
 from sam_lora.files import writable_folder, write_aside, write_json
 

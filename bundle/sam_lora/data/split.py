@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -131,14 +130,3 @@ def split_datalist(
     for section in SECTIONS:
         result[section].sort(key=lambda e: str(e["image"]))
     return result
-
-
-def read_raw_datalist(path: Path) -> dict[str, Any]:
-    """A datalist as it is written, with its relative paths; CaseError if it is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CaseError(f"The datalist {path} cannot be read: {error}.") from error
-    if not isinstance(content, dict):
-        raise CaseError(f"The datalist {path} must be a JSON object with training, validation and test lists.")
-    return content
