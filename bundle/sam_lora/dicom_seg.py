@@ -8,6 +8,7 @@ from pathlib import Path
 import highdicom
 import numpy as np
 import pydicom
+from pydicom.sr.codedict import codes
 
 from sam_lora import __version__
 from sam_lora.cases import CaseError
@@ -76,7 +77,14 @@ def read_seg(path: Path, folder: Path, affine: np.ndarray) -> tuple[np.ndarray, 
     return np.ascontiguousarray(frames.transpose(2, 1, 0)), names
 
 
-def write_seg(path: Path, label: np.ndarray, names: Mapping[int, str], folder: Path, affine: np.ndarray) -> None:
+def write_seg(
+    path: Path,
+    label: np.ndarray,
+    names: Mapping[int, str],
+    folder: Path,
+    affine: np.ndarray,
+    by_model: bool = False,
+) -> None:
     """Write a label map as DICOM SEG.
 
     Args:
@@ -85,6 +93,7 @@ def write_seg(path: Path, label: np.ndarray, names: Mapping[int, str], folder: P
         names: value -> name.
         folder: the series it was drawn on.
         affine: of the volume read from the series.
+        by_model: the segments are a model's, made with a person's prompts, and say so.
 
     Raises:
         CaseError: if there is no object, or the shape is not the series'.
@@ -99,7 +108,7 @@ def write_seg(path: Path, label: np.ndarray, names: Mapping[int, str], folder: P
         source_images=series,
         pixel_array=stack,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_segment(n, names.get(value, str(value))) for n, value in enumerate(values, 1)],
+        segment_descriptions=[_segment(n, names.get(value, str(value)), by_model) for n, value in enumerate(values, 1)],
         series_instance_uid=highdicom.UID(),
         series_number=900,
         sop_instance_uid=highdicom.UID(),
@@ -114,11 +123,14 @@ def write_seg(path: Path, label: np.ndarray, names: Mapping[int, str], folder: P
         seg.save_as(temporary)
 
 
-def _segment(number: int, name: str) -> highdicom.seg.SegmentDescription:
+def _segment(number: int, name: str, by_model: bool) -> highdicom.seg.SegmentDescription:
+    kinds = highdicom.seg.SegmentAlgorithmTypeValues
+    model = highdicom.AlgorithmIdentificationSequence("SAM-LoRA", codes.DCM.ArtificialIntelligence, __version__)
     return highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=name,
         segmented_property_category=highdicom.sr.CodedConcept("123037004", "SCT", "Anatomical Structure"),
         segmented_property_type=highdicom.sr.CodedConcept("113343008", "SCT", "Organ"),
-        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.MANUAL,
+        algorithm_type=kinds.SEMIAUTOMATIC if by_model else kinds.MANUAL,
+        algorithm_identification=model if by_model else None,
     )

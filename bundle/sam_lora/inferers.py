@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
-from torch import Tensor, nn
+from torch import Tensor
+from tqdm import tqdm
 
 from sam_lora.adapter import DEFAULT_INTENSITY
-from sam_lora.cases import CaseError, read_image, stem, write_mask
+from sam_lora.cases import CaseError, read_image, read_label, stem
 from sam_lora.datalist import load_datalist
 from sam_lora.datasets import label_value, plain
-from sam_lora.files import writable_folder
-from sam_lora.prompts import REQUEST_KEYS, PromptError, SlicePrompts, prompts_from_requests, refuse_unprompted_labels
+from sam_lora.embedding import Embedder
+from sam_lora.networks import Sam
+from sam_lora.prompts import PromptError, refuse_unprompted_labels
+from sam_lora.requests import REQUEST_KEYS, ObjectPrompts, read_drawn, read_requests
+from sam_lora.segmentation import segment
+from sam_lora.volumes import Volume
 
 
 def inference_entries(
@@ -29,24 +34,31 @@ def inference_entries(
     prompts: str | Sequence[Mapping[str, Any]] | None = None,
     dataset_dir: str = "",
     datalist: str | None = None,
+    mask: str | None = None,
 ) -> list[dict[str, Any]]:
-    """What an inference run works on.
+    """What an inference run works on; of a datalist, this process's share where ``torchrun`` started several.
 
     Args:
         image: one image or volume; or None for the test cases of ``dataset_dir`` and ``datalist``.
         prompts: requests, or a JSON file of them; for a datalist, each entry's own ``prompts``.
+        mask: a label map that prompts instead; for a datalist, each entry's own ``mask``.
         dataset_dir: see :func:`sam_lora.datalist.load_datalist`.
         datalist: likewise.
 
     Raises:
         PromptError: if a prompts file cannot be read.
+        CaseError: if there is no test case, or fewer than processes.
     """
     if image:
-        return [{"image": str(image), "prompts": _requests(prompts)}]
+        return [{"image": str(image), "prompts": _requests(prompts), "mask": mask}]
     entries = load_datalist(dataset_dir, datalist)["test"]
     if not entries:
         raise CaseError(f"There is no test case in {datalist or dataset_dir}; `--image FILE` segments one file.")
-    return [{**e, "prompts": _requests(e.get("prompts", prompts))} for e in entries]
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if processes > len(entries):
+        raise CaseError(f"There are {processes} processes for {len(entries)} test cases: start at most as many.")
+    mine = entries[rank::processes]
+    return [{**e, "prompts": _requests(e.get("prompts", prompts)), "mask": e.get("mask", mask)} for e in mine]
 
 
 def _requests(prompts: Any) -> Any:
@@ -67,6 +79,8 @@ class LoadCased(MapTransform):
     Args:
         keys: the images.
         intensity: see :func:`sam_lora.cases.to_uint8`.
+
+    A label map under ``mask`` is read too, and prompts in place of requests.
     """
 
     def __init__(
@@ -89,9 +103,12 @@ class LoadCased(MapTransform):
             array = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
             name = str(d.get("name") or stem(path))
             kept = {"filename_or_obj": str(path), "name": name, "prompts": json.dumps(requests), "space": "RAS"}
+            if d.get("mask"):
+                kept["mask"] = read_label(Path(str(d["mask"])), array.shape[-3:], path)
             affine = torch.as_tensor(meta["affine"])
             d[key] = MetaTensor(torch.from_numpy(np.ascontiguousarray(array)), affine=affine, meta=kept)
         d.pop("prompts", None)
+        d.pop("mask", None)
         return d
 
 
@@ -101,38 +118,65 @@ class PromptInferer(Inferer):
     Args:
         labels: value -> name of the labels that may be asked for; empty: any.
         label: without prompts, the label every slice is segmented for; needed where there are several.
+        propagated: whole objects from their prompted slices, see :mod:`sam_lora.propagation`.
+        axis: the slice axis.
+        show_progress: a bar on stderr, for volumes that take long.
     """
 
-    def __init__(self, labels: Mapping[int, str] | None = None, label: str | int | None = None) -> None:
+    def __init__(
+        self,
+        labels: Mapping[int, str] | None = None,
+        label: str | int | None = None,
+        propagated: bool = False,
+        axis: int = 2,
+        show_progress: bool = False,
+    ) -> None:
         super().__init__()
-        self.labels, self.label = dict(labels or {}), label
+        self.labels, self.label, self.axis = dict(labels or {}), label, axis
+        self.propagated, self.show_progress = propagated, show_progress
+        self._embedder: Embedder | None = None
 
-    def __call__(self, inputs: Tensor, network: nn.Module, *_: Any, **__: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, network: Any, *_: Any, **__: Any) -> Tensor:
         """Segment one volume.
 
         Args:
             inputs: ``(1, C, I, J, K)`` with metadata from :class:`LoadCased`, values in [0, 255].
-            network: a :class:`sam_lora.networks.Sam`.
+            network: a :class:`sam_lora.networks.Sam`, or an :class:`Embedder` that keeps caches.
 
         Returns:
             Label map ``(1, 1, I, J, K)``, integers; where objects overlap, the one with the higher logit wins.
         """
         if len(inputs) != 1:
             raise PromptError(f"Volumes are segmented one at a time, got a batch of {len(inputs)}: use batch_size 1.")
-        volume = inputs[0]
-        found = self._prompts(inputs, volume.shape[1:])
-        largest = max([0, *(max(s.values) for s in found.values())])
-        result = torch.zeros(volume.shape[1:], dtype=torch.uint8 if largest < 256 else torch.int32)
-        for k, slice_prompts in found.items():
-            image = plain(volume[..., k]).float().transpose(1, 2)
-            result[..., k] = segment_slice(network, image.expand(3, -1, -1), slice_prompts).T.to(result.dtype).cpu()
-        return result[None, None].to(inputs.device)
+        array = plain(inputs)[0].cpu().numpy().astype(np.uint8)
+        volume = Volume(array[0] if len(array) == 1 else np.moveaxis(array, 0, -1), self.axis)
+        objects = self._objects(inputs, volume)
+        with tqdm(desc="segmenting", unit="slice", disable=not self.show_progress) as bar:
 
-    def _prompts(self, inputs: Tensor, shape: Sequence[int]) -> dict[int, SlicePrompts]:
-        stored = getattr(inputs, "meta", {}).get("prompts", "null")
+            def on_slice(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            label = segment(self.embedder_of(network), volume, objects, self.propagated, on_slice=on_slice)
+        return torch.from_numpy(label)[None, None].to(inputs.device)
+
+    def embedder_of(self, network: Sam | Embedder) -> Embedder:
+        """The caches of a network; they go when another one is asked."""
+        if isinstance(network, Embedder):
+            return network
+        if self._embedder is None or self._embedder.network is not network:
+            self._embedder = Embedder(network)
+        return self._embedder
+
+    def _objects(self, inputs: Tensor, volume: Volume) -> list[ObjectPrompts]:
+        meta = getattr(inputs, "meta", {})
+        drawn = meta.get("mask")
+        if drawn is not None:
+            return read_drawn(np.asarray(drawn).reshape(volume.shape), volume.axis)
+        stored = meta.get("prompts", "null")
         requests = json.loads(stored[0] if isinstance(stored, list | tuple) else stored)
         if requests is not None:
-            return prompts_from_requests(requests, shape, self.labels)
+            return read_requests(requests, volume.shape, self.labels, volume.axis)
         if self.label is None and not self.labels:
             raise PromptError(
                 "There is no prompt: give `--prompts FILE.json`, or an adapter that was trained for one label without "
@@ -142,47 +186,4 @@ class PromptInferer(Inferer):
         if value is None:
             refuse_unprompted_labels("no", self.labels)
             value = next(iter(self.labels), 1)
-        return {k: SlicePrompts((value,), None) for k in range(shape[2])}
-
-
-def segment_slice(network: nn.Module, image: Tensor, asked: SlicePrompts) -> Tensor:
-    """Segment the objects asked for in one slice, all in one decoder pass.
-
-    Args:
-        network: a :class:`sam_lora.networks.Sam`.
-        image: ``(3, H, W)``, values in [0, 255].
-        asked: prompts and label values.
-
-    Returns:
-        Label map ``(H, W)``, int64.
-    """
-    points = {}
-    if asked.prompts is not None:
-        points = {"points": asked.prompts.points, "point_labels": asked.prompts.point_labels}
-    logits = network(image[None], **{k: v[None].to(image.device) for k, v in points.items()})[0]
-    highest, which = logits.max(0)
-    values = torch.tensor(asked.values, device=image.device)
-    return torch.where(highest > 0, values[which], 0)
-
-
-class MaskWriter:
-    """Evaluator handler that writes each predicted label map: ``<folder>/<name>_mask.nii.gz``, .png for a picture.
-
-    Args:
-        folder: where the masks go.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self.folder = writable_folder(Path(folder), "output_dir")
-
-    def attach(self, engine: Engine) -> None:
-        """Follow the evaluator."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
-
-    def _write(self, engine: Engine) -> None:
-        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            path = Path(item["image"].meta["filename_or_obj"])
-            mask = np.moveaxis(plain(output["pred"])[0].cpu().numpy(), (0, 1, 2), (2, 1, 0))
-            name = f"{item['image'].meta['name']}_mask"
-            written = write_mask(self.folder / name, mask, np.asarray(item["image"].affine), path)
-            print(written)  # noqa: T201  results go to stdout
+        return [ObjectPrompts(value, {k: [] for k in range(len(volume))})]

@@ -80,12 +80,14 @@ def overlay(image: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.where(visible, 0.5 * rgb + 0.5 * colour, rgb).astype(np.uint8)
 
 
-def save_panels(panels: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write pictures side by side, each under its title."""
+def save_panels(panels: Mapping[str, np.ndarray], path: Path, columns: int | None = None) -> None:
+    """Write pictures of one size under their titles: side by side, or in rows of ``columns``."""
     height, width = next(iter(panels.values())).shape[:2]
-    figure = new_figure(3.2 * len(panels), 3.2 * height / width + 0.4)
+    columns = min(columns or len(panels), len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(3.2 * columns, (3.2 * height / width + 0.4) * rows)
     for number, (title, picture) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(1, len(panels), number)
+        axes = figure.add_subplot(rows, columns, number)
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(title, fontsize=10)
         axes.axis("off")

@@ -8,8 +8,8 @@ import torch
 from monai.data import MetaTensor
 
 from sam_lora.cases import to_uint8
-from sam_lora.inferers import LoadCased, PromptInferer, inference_entries, segment_slice
-from sam_lora.prompts import PromptError, Prompts, SlicePrompts
+from sam_lora.inferers import LoadCased, PromptInferer, inference_entries
+from sam_lora.prompts import PromptError
 from tests.conftest import phantom
 from tests.sam_lora.test_cases import raw_phantom, write_nifti, write_npz
 
@@ -60,12 +60,6 @@ def test_a_monai_label_request_is_read_from_beside_the_image(tmp_path):
     assert json.loads(loaded.meta["prompts"]) == {"label": "bar", "foreground": [[9, 6, 2]]}
 
 
-def test_where_objects_overlap_the_higher_logit_wins():
-    logits = torch.tensor([[[2.0, -1.0, 1.0]], [[1.0, -2.0, 3.0]]])
-    asked = SlicePrompts((7, 9), Prompts.of([[(0, 0, 1)], [(0, 0, 1)]]))
-    assert segment_slice(lambda *_, **__: logits[None], torch.zeros(3, 1, 3), asked).tolist() == [[7, 0, 9]]
-
-
 def test_without_prompts_every_slice_is_segmented_for_the_one_label(tmp_path, network):
     path = write_npz(tmp_path / "c.npz", *phantom())["image"]
     calls = []
@@ -92,7 +86,7 @@ def test_wrong_requests_are_refused(tmp_path, network):
 def test_entries_come_from_one_image_or_from_the_test_cases(tmp_path, dataset_dir):
     prompts = tmp_path / "p.json"
     prompts.write_text(json.dumps(REQUESTS))
-    assert inference_entries("a.nii", str(prompts)) == [{"image": "a.nii", "prompts": REQUESTS}]
+    assert inference_entries("a.nii", str(prompts)) == [{"image": "a.nii", "prompts": REQUESTS, "mask": None}]
     (entry,) = inference_entries(dataset_dir=str(dataset_dir))
     assert entry["image"].endswith("test/case0.npz")
     assert entry["name"] == "test_case0"  # there is a train/case0 too

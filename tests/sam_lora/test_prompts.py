@@ -1,4 +1,4 @@
-"""Voxels to pixels, simulated prompts, and requests: right ones kept, wrong ones refused with a sentence."""
+"""Simulated prompts: what each mode gives, and boxes that move."""
 
 import math
 
@@ -12,7 +12,6 @@ from sam_lora.prompts import (
     Prompts,
     box_of,
     jitter_box,
-    prompts_from_requests,
     refuse_unprompted_labels,
     sample_prompts,
 )
@@ -27,40 +26,10 @@ def masks():
     return result
 
 
-def test_a_click_maps_to_its_own_voxel_and_back():
-    for voxel in np.ndindex(SHAPE):
-        asked = prompts_from_requests({"foreground": [list(voxel)]}, SHAPE, {})
-        (x, y), k = asked[voxel[2]].prompts.points[0, 0].tolist(), voxel[2]
-        assert (math.floor(x), math.floor(y), k) == voxel
-        assert (x % 1, y % 1) == (0.5, 0.5)  # the centre of the pixel
-
-
-@pytest.mark.parametrize(("axis", "index", "x", "y"), [(2, 2, 3, 7), (1, 7, 3, 2), (0, 3, 7, 2)])
-def test_for_another_slice_axis_the_remaining_two_in_order_are_x_and_y(axis, index, x, y):
-    asked = prompts_from_requests({"foreground": [[3, 7, 2]]}, SHAPE, {}, axis)
-    assert list(asked) == [index]
-    assert asked[index].prompts.points.tolist() == [[[x + 0.5, y + 0.5]]]
-
-
 def test_the_box_of_a_mask_ends_one_past_its_last_pixel():
     assert box_of(masks()[0]) == (2, 3, 5, 9)
     with pytest.raises(PromptError, match="A mask without a single pixel has no box"):
         box_of(np.zeros((3, 3)))
-
-
-def test_a_box_request_is_inclusive_sorted_clipped_and_prompts_its_middle_slice():
-    asked = prompts_from_requests({"roi": [4, 2, 8, 3, 9, 1]}, SHAPE, {})
-    assert list(asked) == [2]  # slices 1 to 4 after clipping, the middle one below
-    assert asked[2].prompts.points.tolist() == [[[2, 3], [5, 9]]]
-    assert asked[2].prompts.point_labels.tolist() == [[2, 3]]
-
-
-def test_the_box_of_a_mask_and_a_request_of_its_voxels_agree():
-    mask = masks()[0]
-    js, is_ = np.nonzero(mask)
-    roi = [int(v) for v in (is_.min(), is_.max(), js.min(), js.max(), 1, 1)]
-    points = prompts_from_requests({"roi": roi}, SHAPE, {})[1].prompts.points[0].flatten().tolist()
-    assert tuple(points) == box_of(mask)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -118,75 +87,6 @@ def test_objects_with_fewer_points_are_padded_with_a_label_of_their_own():
     prompts = Prompts.of([[(1, 2, 1)], [(3, 4, 2), (5, 6, 3)], []])
     assert prompts.point_labels.tolist() == [[1, -2], [2, 3], [-2, -2]]
     assert prompts.points.dtype == torch.float32
-
-
-def test_several_requests_share_a_slice():
-    labels = {3: "spleen", 7: "liver"}
-    requests = [{"label": "liver", "foreground": [[1, 1, 0]]}, {"label": "spleen", "roi": [0, 3, 0, 3, 0, 0]}]
-    asked = prompts_from_requests(requests, SHAPE, labels)
-    assert asked[0].values == (7, 3)
-    assert asked[0].prompts.point_labels.tolist() == [[1, -2], [2, 3]]
-
-
-def test_names_nobody_declared_get_values_in_order():
-    requests = [{"label": "a", "foreground": [[1, 1, 0]]}, {"label": "b", "foreground": [[2, 2, 0]]},
-                {"label": "a", "foreground": [[1, 1, 4]]}]  # fmt: skip
-    asked = prompts_from_requests(requests, SHAPE, {})
-    assert (asked[0].values, asked[4].values) == ((1, 2), (1,))
-
-
-def test_an_unnamed_object_is_not_taken_for_a_named_one():
-    asked = prompts_from_requests([{"foreground": [[1, 1, 0]]}, {"label": "a", "foreground": [[2, 2, 0]]}], SHAPE, {})
-    assert asked[0].values == (1, 2)
-
-
-def test_a_background_click_alone_on_a_slice_asks_for_nothing_there():
-    assert list(prompts_from_requests({"foreground": [[1, 1, 0]], "background": [[2, 2, 3]]}, SHAPE, {})) == [0]
-
-
-def test_an_image_takes_two_dimensional_points():
-    asked = prompts_from_requests({"foreground": [[3, 7]], "roi": [1, 4, 2, 9]}, (10, 20), {})
-    assert asked[0].prompts.points.tolist() == [[[3.5, 7.5], [1, 2], [5, 10]]]
-
-
-REFUSED = {
-    "nothing": ([], "There is no prompt"),
-    "empty": ({}, "the request has neither foreground points nor a roi"),
-    "background only": ({"background": [[1, 1, 1]]}, "has neither foreground points nor a roi"),
-    "outside": (
-        {"foreground": [[1, 20, 1]]},
-        r"foreground point \[1, 20, 1\] of the request lies outside the volume of 10 x 20 x 5",
-    ),
-    "negative": ({"background": [[1, -1, 1]], "foreground": [[1, 1, 1]]}, r"background point \[1, -1, 1\]"),
-    "nan": ({"foreground": [[1, float("nan"), 1]]}, "a foreground point of the request must be finite"),
-    "infinite box": ({"roi": [0, float("inf"), 0, 1, 0, 1]}, "roi of the request must be finite"),
-    "two numbers": ({"foreground": [[1, 2]]}, r"must have 3 numbers, i, j, k, got \[1, 2\]"),
-    "words": ({"foreground": [["a", "b", "c"]]}, "must be a list of numbers"),
-    "not a list": ({"foreground": "1,2,3"}, "foreground of the request must be a list of voxels"),
-    "box outside": ({"roi": [10, 12, 0, 1, 0, 1]}, r"roi \[10, 12, 0, 1, 0, 1\] of the request lies outside"),
-    "short box": ({"roi": [0, 1, 0, 1]}, "roi of the request must be i0, i1, j0, j1, k0, k1"),
-    "unknown label": (
-        {"label": "kidney", "foreground": [[1, 1, 1]]},
-        "asks for label 'kidney'; known are spleen, liver",
-    ),
-    "no label of two": ({"foreground": [[1, 1, 1]]}, "asks for label None; known are spleen, liver"),
-    "label list": (
-        {"label": ["liver"], "foreground": [[1, 1, 1]]},
-        r"label of the request must be a name, got \['liver'\]",
-    ),
-    "typo": ({"forground": [[1, 1, 1]]}, "the request has the key 'forground'; 'foreground' is meant"),
-    "text": ("liver", "Prompts must be a request or a list of requests, got 'liver'"),
-    "second": ([{"label": "liver", "roi": [0, 1, 0, 1, 0, 1]}, 5], "request 1 must be an object"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_wrong_request_is_refused_with_a_sentence(case):
-    requests, sentence = REFUSED[case]
-    if isinstance(requests, dict) and "label" not in case:
-        requests = {"label": "liver", **requests}
-    with pytest.raises(PromptError, match=sentence):
-        prompts_from_requests(requests, SHAPE, {1: "spleen", 2: "liver"})
 
 
 def test_an_unknown_mode_is_refused():

@@ -1,0 +1,79 @@
+"""What an object looks like: a linear classifier of embedding cells, fitted where the object is known.
+
+The target model of Robinson et al. 2020 ("Learning Fast and Robust Target Models for Video Object Segmentation",
+arXiv:2003.00908), solved in closed form as a ridge regression. It tells where the object goes on the next slice; the
+mask decoder tells its outline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+REGULARIZATION = 1e-3  # of the mean diagonal of the normal equations
+CONTEXT = 1.0  # background counts within this many box lengths of the object: what is next to it matters
+STRIDE = 4  # pixels of the mask decoder's answer per cell of the embedding
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A slice on which the object is known.
+
+    Args:
+        embedding: ``(1, C, h, w)``.
+        mask: ``(4 * h, 4 * w)``, bool, not empty.
+    """
+
+    embedding: Tensor
+    mask: Tensor
+
+
+def fit_appearance(samples: Sequence[Sample], inside: tuple[int, int]) -> Tensor:
+    """Fit the classifier.
+
+    Args:
+        samples: each weighs the same, and in each object and background do.
+        inside: rows and columns of the embedding that show the image and not its padding.
+
+    Returns:
+        Weights ``(C + 1,)``, float64 on the CPU; the last is the constant.
+    """
+    width = samples[0].embedding.shape[1] + 1
+    normal, right = torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
+    for sample in samples:
+        share = F.avg_pool2d(sample.mask[None, None].double().cpu(), STRIDE)[0, 0]
+        rows, columns = _window(sample.mask, inside)
+        target = share[rows, columns].flatten()
+        cells = _cells(sample.embedding[0][:, rows, columns])
+        weight = target / target.sum() + (1 - target) / (1 - target).sum().clamp(min=1)
+        normal += cells.T @ (weight[:, None] * cells)
+        right += cells.T @ (weight * target)
+    ridge = REGULARIZATION * normal.diagonal().mean() * torch.eye(width, dtype=torch.float64)
+    return torch.linalg.solve(normal + ridge, right)
+
+
+def score_appearance(weights: Tensor, embedding: Tensor) -> Tensor:
+    """How much each cell of an embedding ``(1, C, h, w)`` looks like the object: ``(4 * h, 4 * w)``, 0 to 1 or nearly."""
+    height, width = embedding.shape[-2:]
+    cells = (_cells(embedding[0]) @ weights).view(1, 1, height, width).float()
+    return F.interpolate(cells, scale_factor=STRIDE, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _cells(embedding: Tensor) -> Tensor:
+    """``(C, h, w)`` -> ``(h * w, C + 1)`` with a constant, float64 on the CPU."""
+    return F.pad(embedding.flatten(1).T.double().cpu(), (0, 1), value=1.0)
+
+
+def _window(mask: Tensor, inside: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the cells around an object."""
+    window = []
+    lengths = [torch.nonzero(mask.any(1 - dim)).flatten() for dim in (0, 1)]
+    reach = CONTEXT * max(float(found[-1] - found[0]) + 1 for found in lengths) / STRIDE + STRIDE
+    for found, side in zip(lengths, inside, strict=True):
+        first, last = float(found[0]) / STRIDE, float(found[-1] + 1) / STRIDE
+        window.append(slice(max(0, int(first - reach)), min(side, int(last + reach) + 1)))
+    return window[0], window[1]

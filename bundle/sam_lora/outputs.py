@@ -1,0 +1,112 @@
+"""Segmented label maps as files: on the image's grid, in a format that fits it, with pictures to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from ignite.engine import Engine, Events
+
+from sam_lora.cases import CaseError, write_mask
+from sam_lora.datasets import plain
+from sam_lora.dicom_seg import write_seg
+from sam_lora.files import writable_folder
+from sam_lora.plots import overlay, save_panels
+
+SHEET = 12  # slices on a contact sheet
+
+
+class MaskWriter:
+    """Evaluator handler that writes each predicted label map as ``<folder>/<name>_mask``.
+
+    PNG for a picture, else NIfTI; DICOM SEG for a DICOM series where that is wanted.
+
+    Args:
+        folder: where the masks go.
+        labels: value -> name, for DICOM SEG.
+        dicom_seg: write DICOM SEG for DICOM series.
+        overlays: also draw each mask over its image, as ``<name>_overlay.png``.
+    """
+
+    def __init__(
+        self, folder: str, labels: Mapping[int, str] | None = None, dicom_seg: bool = False, overlays: bool = False
+    ) -> None:
+        self.folder = writable_folder(Path(folder), "output_dir")
+        self.labels, self.dicom_seg, self.overlays = dict(labels or {}), dicom_seg, overlays
+
+    def attach(self, engine: Engine) -> None:
+        """Follow the evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+
+    def _write(self, engine: Engine) -> None:
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            image, name = item["image"], item["image"].meta["name"]
+            source = Path(image.meta["filename_or_obj"])
+            label, affine = plain(output["pred"])[0].cpu().numpy(), np.asarray(image.affine)
+            written = [self._mask(self.folder / f"{name}_mask", label, affine, source)]
+            if self.overlays:
+                path = self.folder / f"{name}_overlay.png"
+                write_overlay(path, np.moveaxis(plain(image).cpu().numpy().astype(np.uint8), 0, -1), label)
+                written.append(path)
+            print("\n".join(map(str, written)))  # noqa: T201  results go to stdout
+
+    def _mask(self, path: Path, label: np.ndarray, affine: np.ndarray, source: Path) -> Path:
+        if self.dicom_seg and source.is_dir():
+            path = path.with_name(f"{path.name}.dcm")
+            write_seg(path, label, self.labels, source, affine, by_model=True)
+            return path
+        return write_mask(path, np.moveaxis(label, (0, 1, 2), (2, 1, 0)), affine, source)
+
+
+def write_output(
+    path: Path, label: np.ndarray, affine: np.ndarray, source: Path, labels: Mapping[int, str] | None = None
+) -> None:
+    """Write one label map; the ending of the file is the format.
+
+    Args:
+        path: .nii.gz, .png for one slice, or .dcm (DICOM SEG) where the image is a DICOM series.
+        label: ``(I, J, K)``, integers.
+        affine: voxel -> RAS mm of the image.
+        source: the image.
+        labels: value -> name.
+
+    Raises:
+        CaseError: if the ending does not fit the image.
+    """
+    check_output(path, source)
+    if path.suffix == ".dcm":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_seg(path, label, labels or {}, source, affine, by_model=True)
+        return
+    is_png = path.suffix == ".png"
+    if is_png and label.shape[2] > 1:
+        raise CaseError(f"{path} is a picture, and the mask has {label.shape[2]} slices: use .nii.gz.")
+    base = path.with_name(path.name.removesuffix(".png" if is_png else ".nii.gz"))
+    write_mask(base, np.moveaxis(label, (0, 1, 2), (2, 1, 0)), affine, Path("x.png" if is_png else "x.nii"))
+
+
+def check_output(path: Path, source: Path) -> None:
+    """Make sure, before any work, that a mask can be written there; CaseError says what can."""
+    if path.suffix == ".dcm":
+        if not source.is_dir():
+            raise CaseError(f"{path} would be a DICOM SEG, which needs a folder with a DICOM series, not {source}.")
+    elif not path.name.endswith((".nii.gz", ".png")):
+        raise CaseError(f"output must end in .nii.gz, .png (a picture) or .dcm (DICOM SEG), got {path}.")
+
+
+def write_overlay(path: Path, image: np.ndarray, label: np.ndarray) -> None:
+    """Draw a label map over its image: up to twelve slices that hold an object, evenly spread, or the middle one.
+
+    Args:
+        path: the PNG.
+        image: ``(I, J, K, 1)`` or ``(I, J, K, 3)``, uint8.
+        label: ``(I, J, K)``, integers.
+    """
+    with_object = np.nonzero(label.any((0, 1)))[0]
+    if not len(with_object):
+        with_object = np.array([label.shape[2] // 2])
+    chosen = with_object[np.unique(np.linspace(0, len(with_object) - 1, SHEET).round().astype(int))]
+    rgb = np.repeat(image, 3, -1) if image.shape[-1] == 1 else image
+    panels = {f"slice {k}": overlay(np.swapaxes(rgb[:, :, k], 0, 1), label[:, :, k].T.astype(int)) for k in chosen}
+    save_panels(panels, path, columns=4)

@@ -1,0 +1,242 @@
+"""The interactive interface: set an image or a volume once, ask it as often as one likes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sam_lora.adapter import DEFAULT_INTENSITY
+from sam_lora.cases import read_image, to_uint8
+from sam_lora.embedding import Embedder
+from sam_lora.frame import Frame
+from sam_lora.networks import Sam
+from sam_lora.prompts import Point, PromptError, Prompts
+from sam_lora.propagation import OnSlice, PropagationRules
+from sam_lora.reading import CaseError
+from sam_lora.requests import read_requests
+from sam_lora.segmentation import segment
+from sam_lora.volumes import Volume
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Masks of P objects on one slice, M candidates each.
+
+    Args:
+        masks: ``(P, M, H, W)``, bool.
+        iou: predicted IoU, ``(P, M)``.
+        low_res_logits: ``(P, M, n, n)``, float32: what :meth:`Predictor.predict` takes as ``mask``.
+        k: the slice.
+    """
+
+    masks: np.ndarray
+    iou: np.ndarray
+    low_res_logits: Tensor
+    k: int
+
+
+class Predictor:
+    """Answers prompts on one image or volume; embeddings are made once and kept.
+
+    Points and boxes are voxels of the stored image, (i, j) or (i, j, k): in a picture i is the column and j the row.
+
+    Args:
+        network: base, adapted or merged; or an :class:`Embedder`, to share caches.
+        labels: value -> name of what :meth:`segment` may be asked for; None takes the adapter's.
+        intensity: of raw images, see :func:`sam_lora.cases.to_uint8`; None takes the adapter's.
+    """
+
+    def __init__(
+        self,
+        network: Sam | Embedder,
+        labels: Mapping[int, str] | None = None,
+        intensity: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        self._labels, self._intensity = labels, intensity
+        self._volume: Volume | None = None
+        self.use(network)
+
+    def use(self, network: Sam | Embedder) -> None:
+        """Answer with another network, an adapter say, from now on; the image stays set."""
+        self.embedder = network if isinstance(network, Embedder) else Embedder(network)
+        spec = getattr(self.embedder.network, "spec", None)
+        self.labels = dict((spec.labels if spec else {}) if self._labels is None else self._labels)
+        self.intensity = dict(self._intensity or (spec.intensity if spec else {}) or DEFAULT_INTENSITY)
+
+    def set_image(self, image: np.ndarray | str | Path) -> None:
+        """Set a picture.
+
+        Args:
+            image: ``(H, W)`` or ``(H, W, 3)``, rows first, or a file; what is not uint8 passes the intensity setting.
+
+        Raises:
+            CaseError: if it has another shape, holds NaN, or cannot be read.
+        """
+        if isinstance(image, np.ndarray):
+            if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+                raise CaseError(f"An image must have the shape (H, W) or (H, W, 3), got {image.shape}.")
+            self.set_volume(np.swapaxes(image, 0, 1)[:, :, None])
+            return
+        self.set_volume(image)
+        if len(self.volume) > 1:
+            self._volume = None
+            raise CaseError(f"{image} is a volume: set_volume takes it.")
+
+    def set_volume(self, volume: np.ndarray | str | Path, axis: int = 2) -> None:
+        """Set a volume.
+
+        Args:
+            volume: ``(I, J, K)`` or ``(I, J, K, 3)`` in voxel order, or a file or a folder with one DICOM series.
+            axis: the slice axis.
+
+        Raises:
+            CaseError: likewise.
+        """
+        if isinstance(volume, np.ndarray):
+            array = volume
+            if array.dtype != np.uint8 and array.size:
+                array = to_uint8(array, self.intensity)
+        else:
+            array, _ = read_image(Path(volume), self.intensity)
+        self._volume = Volume(array, axis)
+
+    @property
+    def volume(self) -> Volume:
+        """What is set; PromptError if nothing is."""
+        if self._volume is None:
+            raise PromptError("There is no image yet: call set_image or set_volume first.")
+        return self._volume
+
+    @torch.no_grad()
+    def predict(
+        self,
+        points: Any = None,
+        point_labels: Any = None,
+        boxes: Any = None,
+        mask: Any = None,
+        multimask: bool = False,
+        k: int | None = None,
+    ) -> Prediction:
+        """Segment objects of one slice, all in one pass of the decoder.
+
+        Args:
+            points: clicks on one object ``(N, 2)`` or ``(N, 3)``, or on P objects ``(P, N, 2)`` or ``(P, N, 3)``.
+            point_labels: ``(N,)`` or ``(P, N)``: 1 foreground, 0 background; None: all foreground.
+            boxes: ``(4,)`` or ``(6,)``, or one for each of P objects: i0, i1, j0, j1[, k0, k1], the ends included.
+            mask: to refine: logits of a previous answer ``(n, n)`` or ``(P, n, n)``, or a mask ``(H, W)`` or
+                ``(P, H, W)``, bool.
+            multimask: three candidates for an ambiguous prompt instead of one.
+            k: the slice, where no point or box says.
+
+        Raises:
+            PromptError: if nothing is asked, prompts are not in the volume, or lie on several slices.
+        """
+        volume = self.volume
+        objects, k = self._on_one_slice(points, point_labels, boxes, mask, k)
+        (embedding,) = self.embedder.embed(volume, [k])
+        frame = Frame(self.embedder.network, volume.size, embedding)
+        previous = _previous(mask, len(objects), frame)
+        prompts = Prompts.of(objects)
+        device = embedding.device
+        low_res, iou = self.embedder.network.decode(
+            embedding, prompts.points[None].to(device), prompts.point_labels[None].to(device), volume.size,
+            None if previous is None else previous[None].to(device), multimask,
+        )  # fmt: skip
+        masks = self.embedder.network.upscale(low_res[0], volume.size) > 0
+        return Prediction(masks.cpu().numpy(), iou[0].cpu().numpy(), low_res[0], k)
+
+    def segment(
+        self,
+        requests: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        propagated: bool = False,
+        rules: PropagationRules | None = None,
+        on_slice: OnSlice | None = None,
+    ) -> np.ndarray:
+        """Segment what a MONAI Label client asks for, see :func:`sam_lora.requests.read_requests`.
+
+        Returns:
+            Label map ``(I, J, K)``, see :func:`sam_lora.segmentation.segment`.
+        """
+        volume = self.volume
+        objects = read_requests(requests, volume.shape, self.labels, volume.axis)
+        return segment(self.embedder, volume, objects, propagated, rules, on_slice)
+
+    def _on_one_slice(
+        self, points: Any, point_labels: Any, boxes: Any, mask: Any, k: int | None
+    ) -> tuple[list[list[Point]], int]:
+        volume = self.volume
+        if points is None and boxes is None:
+            if mask is None:
+                raise PromptError("Nothing is asked: give points, boxes or a mask.")
+            if k is None and len(volume) > 1:
+                raise PromptError(f"A mask alone does not say its slice: give k, from 0 to {len(volume) - 1}.")
+            if not 0 <= (k or 0) < len(volume):
+                raise PromptError(f"k must be a slice from 0 to {len(volume) - 1}, got {k}.")
+            count = len(mask) if np.ndim(mask) == 3 else 1
+            return [[] for _ in range(count)], k or 0
+        asked = read_requests(_as_requests(points, point_labels, boxes), volume.shape, {}, volume.axis)
+        slices = sorted({k for one in asked for k in one.points})
+        if len(slices) > 1:
+            listed = ", ".join(map(str, slices))
+            raise PromptError(f"predict answers for one slice, these prompts lie on slices {listed}: use segment.")
+        return [list(one.points[slices[0]]) for one in asked], slices[0]
+
+
+def _as_requests(points: Any, point_labels: Any, boxes: Any) -> list[dict[str, Any]]:
+    """Arrays as the requests that say the same."""
+    rows = None if points is None else _listed(points, 2, "points", "(N, 2), (N, 3), (P, N, 2) or (P, N, 3)")
+    rois = None if boxes is None else _listed(boxes, 1, "boxes", "(4,), (6,), (P, 4) or (P, 6)")
+    if point_labels is None:
+        labels = [np.ones(len(row)) for row in rows or []]
+    else:
+        labels = _listed(point_labels, 1, "point_labels", "(N,) or (P, N)")
+    if [len(one) for one in labels] != [len(row) for row in rows or []]:
+        raise PromptError("point_labels must hold one number per point.")
+    if any(value not in (0, 1) for one in labels for value in one):
+        raise PromptError("point_labels must be 1 for the object or 0 for the background.")
+    if rows is not None and rois is not None and len(rows) != len(rois):
+        raise PromptError(
+            f"points are of {len(rows)} objects and boxes of {len(rois)}: give as many of one as of the other."
+        )
+    requests: list[dict[str, Any]] = [{"label": str(n)} for n in range(len(rows if rows is not None else rois or []))]
+    for request, row, one in zip(requests, rows or [], labels, strict=False):
+        request["foreground"] = [list(p) for p, value in zip(row, one, strict=True) if value == 1]
+        request["background"] = [list(p) for p, value in zip(row, one, strict=True) if value == 0]
+    for request, roi in zip(requests, rois or [], strict=False):
+        request["roi"] = list(roi)
+    return requests
+
+
+def _listed(value: Any, dimensions: int, name: str, shapes: str) -> list[np.ndarray]:
+    try:
+        array = np.asarray(value, float)
+    except (TypeError, ValueError) as error:
+        raise PromptError(f"{name} must be an array of numbers of shape {shapes}, got {value!r}.") from error
+    if array.ndim == dimensions:
+        array = array[None]
+    if array.ndim != dimensions + 1 or not array.size:
+        raise PromptError(f"{name} must have the shape {shapes}, got {np.shape(value)}.")
+    return list(array)
+
+
+def _previous(mask: Any, count: int, frame: Frame) -> Tensor | None:
+    """The mask to refine as logits ``(P, n, n)``."""
+    if mask is None:
+        return None
+    given = torch.as_tensor(np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask))
+    given = given[None] if given.ndim == 2 else given
+    drawn = given.dtype == torch.bool
+    shape = (count, *(frame.size if drawn else (frame.side, frame.side)))
+    if tuple(given.shape) != shape:
+        raise PromptError(f"mask must have the shape {shape} for {count} objects, got {tuple(given.shape)}.")
+    if drawn:
+        return torch.stack([frame.logits_of(one.numpy()) for one in given])
+    if not torch.isfinite(given).all():
+        raise PromptError("mask must be finite: it holds NaN or infinite logits.")
+    return given.float()

@@ -1,0 +1,239 @@
+"""From prompted slices to a volume: every slice's mask prompts the next one, up and down.
+
+On the next slice a classifier of embedding cells (:mod:`sam_lora.appearance`), fitted on the prompted slice and on
+the last one that went well, says where the object is; the box around that prompts the network, whose mask is taken on.
+Between two prompted slices the chains from both sides are blended by distance. What was decoded is kept under a key
+that holds all it came from, so that after a correction only slices whose chain changed are decoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sam_lora.appearance import Sample, fit_appearance, score_appearance
+from sam_lora.embedding import Embedder
+from sam_lora.frame import OUTSIDE, Frame, without_clicked, without_islands
+from sam_lora.prompts import Point, corners
+from sam_lora.requests import ObjectPrompts
+from sam_lora.volumes import Volume
+
+Masks = dict[int, Tensor]  # slice -> logits (n, n) of the network's frame
+OnSlice = Callable[[int, int], None]  # told how many slices are done, and of how many; what it raises stops the work
+
+
+@dataclass(frozen=True)
+class PropagationRules:
+    """Where a chain ends, and what it learns from.
+
+    Args:
+        min_confidence: a chain ends where its confidence falls below this: the predicted IoU, times the IoU of the
+            mask with what the classifier expected.
+        min_overlap: likewise the IoU of a mask and the one before it.
+        max_change: likewise where the area grows or shrinks by more than this factor.
+        min_area: likewise where fewer pixels of the network's frame are left: 16 are one cell of the embedding.
+        max_move: how far an outline moves between slices at most, as a share of the longest side of a slice.
+        trust: a slice is learned from where its confidence is at least this.
+        patience: a chain ends after this many slices in a row that were not trusted.
+    """
+
+    min_confidence: float = 0.25
+    min_overlap: float = 0.1
+    max_change: float = 8.0
+    min_area: int = 16
+    max_move: float = 0.05
+    trust: float = 0.7
+    patience: int = 10
+
+    def holds(self, step: Step, before: Step) -> bool:
+        """Whether a chain goes on with a step."""
+        area, area_before = int(step.mask.sum()), int(before.mask.sum())
+        if area < self.min_area or step.confidence < self.min_confidence or step.doubts > self.patience:
+            return False
+        if not 1 / self.max_change <= area / area_before <= self.max_change:
+            return False
+        common = int((step.mask & before.mask).sum())
+        return common >= self.min_overlap * (area + area_before - common)
+
+
+@dataclass
+class Step:
+    """An object on one slice of a chain.
+
+    Args:
+        k: the slice.
+        key: of all that the step came from.
+        logits: ``(n, n)``.
+        confidence: 0 to 1.
+        seed: slice and logits of the prompted slice at the chain's start.
+        latest: likewise of the last slice that was trusted.
+        doubts: slices in a row up to this one that were not trusted.
+    """
+
+    k: int
+    key: str
+    logits: Tensor
+    confidence: float
+    seed: tuple[int, Tensor]
+    latest: tuple[int, Tensor] | None = None
+    doubts: int = 0
+
+    @property
+    def mask(self) -> Tensor:
+        """``(n, n)``, bool."""
+        return self.logits > 0
+
+
+class Propagation:
+    """The chains of several objects through one volume.
+
+    Args:
+        embedder: the network and its caches.
+        volume: the slices.
+        objects: what is asked. A background click on a slice without other prompts holds there: what it hits is not
+            the object.
+        rules: where chains end.
+        on_slice: told of the progress.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        volume: Volume,
+        objects: Sequence[ObjectPrompts],
+        rules: PropagationRules | None = None,
+        on_slice: OnSlice | None = None,
+    ) -> None:
+        self.embedder, self.volume, self.objects = embedder, volume, objects
+        self.rules, self._on_slice = rules or PropagationRules(), on_slice
+        self._prompted = sorted({k for one in objects for k in one.prompted})
+
+    def prompted_slices(self) -> list[Masks]:
+        """Segment the prompted slices and no others: for each object, slice -> logits."""
+        seeds = self._seeds(self._teller(len(self._prompted)))
+        return [{k: step.logits for k, step in one.items()} for one in seeds]
+
+    def whole_objects(self) -> list[Masks]:
+        """Segment whole objects: for each, slice -> logits; slices that it does not reach are missing."""
+        tell = self._teller(len(self._prompted) + 2 * len(self.volume))
+        seeds = self._seeds(tell)
+        up = self._sweep(seeds, list(range(len(self.volume))), tell)
+        down = self._sweep(seeds, list(range(len(self.volume) - 1, -1, -1)), tell)
+        return [blended(sorted(s), u, d) for s, u, d in zip(seeds, up, down, strict=True)]
+
+    def _teller(self, total: int) -> Callable[[], None]:
+        done = itertools.count(1)
+        return lambda: None if self._on_slice is None else self._on_slice(next(done), total)
+
+    def _seeds(self, tell: Callable[[], None]) -> list[dict[int, Step]]:
+        """Every prompted slice, all its objects in one pass of the decoder."""
+        seeds: list[dict[int, Step]] = [{} for _ in self.objects]
+        for place, k in enumerate(self._prompted):
+            asked = [n for n, one in enumerate(self.objects) if k in one.prompted]
+            some = [self.objects[n] for n in asked]
+            keys = [self._key(self.embedder.identity, k, one.points[k], one.masks.get(k)) for one in some]
+
+            def decode(missing: list[int], place: int = place, some: list[ObjectPrompts] = some) -> list:
+                k, frame = self._prompted[place], self._frame(self._prompted[place:])
+                masks = [some[n].masks.get(k) for n in missing]
+                previous = [None if mask is None else frame.logits_of(mask) for mask in masks]
+                return frame.decode([some[n].points[k] for n in missing], previous)
+
+            for n, key, (logits, iou) in zip(asked, keys, self.embedder.steps.get_many(keys, decode), strict=True):
+                seeds[n][k] = Step(k, key, logits, float(iou), (k, logits))
+            tell()
+        return seeds
+
+    def _sweep(self, seeds: Sequence[dict[int, Step]], order: list[int], tell: Callable[[], None]) -> list[Masks]:
+        """All chains in one direction."""
+        found: list[Masks] = [{k: step.logits for k, step in one.items()} for one in seeds]
+        chains: dict[int, Step] = {}
+        for place, k in enumerate(order):
+            chains = {n: step for n, step in chains.items() if self._reaches(n, k)}
+            arriving = [n for n in chains if k not in seeds[n]]  # a prompted slice ends the chain that comes to it
+            if arriving:
+                before = {n: chains.pop(n) for n in arriving}
+                for n, step in zip(arriving, self._next(before, order[place:]), strict=True):
+                    if self.rules.holds(step, before[n]):
+                        chains[n], found[n][k] = step, step.logits
+            chains |= {n: one[k] for n, one in enumerate(seeds) if k in one and one[k].mask.any()}
+            tell()
+        return found
+
+    def _reaches(self, n: int, k: int) -> bool:
+        bounds = self.objects[n].bounds
+        return bounds is None or bounds[0] <= k <= bounds[1]
+
+    def _next(self, chains: dict[int, Step], coming: list[int]) -> list[Step]:
+        """The step of each chain onto the first of the coming slices, decoded in one pass."""
+        k, before = coming[0], list(chains.values())
+        clicks = [list(self.objects[n].points.get(k, [])) for n in chains]
+        keys = [self._key(step.key, k, points, self.rules) for step, points in zip(before, clicks, strict=True)]
+
+        def decode(missing: list[int]) -> list[tuple[Tensor, Tensor]]:
+            frame = self._frame(coming)
+            return self._decode_next(frame, [before[n] for n in missing], [clicks[n] for n in missing])
+
+        steps = []
+        for last, key, found in zip(before, keys, self.embedder.steps.get_many(keys, decode), strict=True):
+            step = Step(k, key, found[0], float(found[1]), last.seed, last.latest, last.doubts + 1)
+            if step.confidence >= self.rules.trust:
+                step.latest, step.doubts = (k, step.logits), 0
+            steps.append(step)
+        return steps
+
+    def _decode_next(
+        self, frame: Frame, before: Sequence[Step], clicks: Sequence[list[Point]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Logits and confidence of each chain on the slice in the frame; nothing where nothing is expected."""
+        regions = [self._expected(step, frame) for step in before]
+        there = [n for n, region in enumerate(regions) if int(region.sum()) >= self.rules.min_area]
+        prompts = [corners(frame.box_of(regions[n])) + clicks[n] for n in there]
+        decoded = dict(zip(there, frame.decode(prompts, [None] * len(there)), strict=True))
+        results = []
+        for n, region in enumerate(regions):
+            logits, iou = decoded.get(n, (torch.full_like(before[n].logits, OUTSIDE), torch.zeros(())))
+            logits = without_clicked(logits, [frame.pixel_of(point) for point in clicks[n]])
+            mask = logits > 0
+            results.append((logits, iou * (mask & region).sum() / (mask | region).sum().clamp(min=1)))
+        return results
+
+    def _expected(self, before: Step, frame: Frame) -> Tensor:
+        """Where the object of a chain is expected on the slice in the frame: ``(n, n)``, bool."""
+        learned = [before.seed] if before.latest is None else [before.seed, before.latest]
+        embeddings = self.embedder.embed(self.volume, [k for k, _ in learned])
+        samples = [Sample(e, logits > 0) for e, (_, logits) in zip(embeddings, learned, strict=True)]
+        score = score_appearance(fit_appearance(samples, frame.inside), frame.embedding)
+        near = frame.grown(before.mask, self.rules.max_move)
+        return without_islands((score.to(near.device) > 0.5) & near, before.mask)
+
+    def _frame(self, coming: list[int]) -> Frame:
+        """The first of the coming slices, encoded in a batch with those after it."""
+        embedding = self.embedder.embed(self.volume, coming[: self.embedder.batch_size])[0]
+        return Frame(self.embedder.network, self.volume.size, embedding)
+
+    def _key(self, parent: str, k: int, *parts: object) -> str:
+        said = [parent.encode(), self.volume.digest(k).encode()]
+        said += [part.tobytes() if hasattr(part, "tobytes") else repr(part).encode() for part in parts]
+        return hashlib.sha256(b"|".join(said)).hexdigest()
+
+
+def blended(seeds: Sequence[int], up: Masks, down: Masks) -> Masks:
+    """Both chains of an object as one: between two prompted slices the nearer one weighs more.
+
+    Args:
+        seeds: the prompted slices, ascending.
+        up: slice -> logits of the chains that go up.
+        down: likewise down.
+    """
+    result = up | down
+    for k in up.keys() & down.keys() - set(seeds):
+        below, above = max(s for s in seeds if s < k), min(s for s in seeds if s > k)
+        share = (k - below) / (above - below)
+        result[k] = (1 - share) * up[k] + share * down[k]
+    return dict(sorted(result.items()))

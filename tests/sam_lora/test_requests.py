@@ -1,0 +1,137 @@
+"""Requests: voxels to pixels and slices; right ones kept, wrong ones refused with a sentence."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sam_lora.prompts import PromptError, box_of
+from sam_lora.requests import read_drawn, read_requests
+
+SHAPE = (10, 20, 5)
+
+
+def test_a_click_maps_to_its_own_voxel_and_back():
+    for voxel in np.ndindex(SHAPE):
+        (one,) = read_requests({"foreground": [list(voxel)]}, SHAPE, {})
+        ((k, ((x, y, _),)),) = one.points.items()
+        assert (math.floor(x), math.floor(y), k) == voxel
+        assert (x % 1, y % 1) == (0.5, 0.5)  # the centre of the pixel
+
+
+@pytest.mark.parametrize(("axis", "index", "x", "y"), [(2, 2, 3, 7), (1, 7, 3, 2), (0, 3, 7, 2)])
+def test_for_another_slice_axis_the_remaining_two_in_order_are_x_and_y(axis, index, x, y):
+    (one,) = read_requests({"foreground": [[3, 7, 2]], "roi": [3, 4, 7, 9, 2, 2]}, SHAPE, {}, axis)
+    assert one.points[index][0] == (x + 0.5, y + 0.5, 1)
+    first, last = [3, 7, 2], [4, 9, 2]
+    others = [a for a in range(3) if a != axis]
+    corner = [(*(first[a] for a in others), 2), (*(last[a] + 1 for a in others), 3)]
+    assert one.points[(first[axis] + last[axis]) // 2][-2:] == corner
+    assert one.bounds == (None if first[axis] == last[axis] else (first[axis], last[axis]))
+
+
+def test_a_box_request_is_inclusive_sorted_clipped_and_prompts_its_middle_slice():
+    (one,) = read_requests({"roi": [4, 2, 8, 3, 9, 1]}, SHAPE, {})
+    assert one.points == {2: [(2, 3, 2), (5, 9, 3)]}  # slices 1 to 4 after clipping, the middle one below
+    assert one.bounds == (1, 4)
+    assert read_requests({"roi": [2, 4, 3, 8, 2, 2]}, SHAPE, {})[0].bounds is None
+
+
+def test_the_box_of_a_mask_and_a_request_of_its_voxels_agree():
+    mask = np.zeros((20, 10), bool)
+    mask[3:9, 2:5] = True
+    js, is_ = np.nonzero(mask)
+    roi = [int(v) for v in (is_.min(), is_.max(), js.min(), js.max(), 1, 1)]
+    (x0, y0, _), (x1, y1, _) = read_requests({"roi": roi}, SHAPE, {})[0].points[1]
+    assert (x0, y0, x1, y1) == box_of(mask)
+
+
+def test_several_requests_share_a_slice():
+    labels = {3: "spleen", 7: "liver"}
+    requests = [{"label": "liver", "foreground": [[1, 1, 0]]}, {"label": "spleen", "roi": [0, 3, 0, 3, 0, 0]}]
+    liver, spleen = read_requests(requests, SHAPE, labels)
+    assert (liver.value, spleen.value) == (7, 3)
+    assert list(liver.points) == list(spleen.points) == [0]
+
+
+def test_names_nobody_declared_get_values_in_order():
+    requests = [{"label": "a", "foreground": [[1, 1, 0]]}, {"label": "b", "foreground": [[2, 2, 0]]},
+                {"label": "a", "foreground": [[1, 1, 4]]}]  # fmt: skip
+    assert [one.value for one in read_requests(requests, SHAPE, {})] == [1, 2, 1]
+
+
+def test_an_unnamed_object_is_not_taken_for_a_named_one():
+    asked = read_requests([{"foreground": [[1, 1, 0]]}, {"label": "a", "foreground": [[2, 2, 0]]}], SHAPE, {})
+    assert [one.value for one in asked] == [1, 2]
+
+
+def test_a_background_click_alone_on_a_slice_asks_for_nothing_there_and_is_kept():
+    (one,) = read_requests({"foreground": [[1, 1, 0]], "background": [[2, 2, 3]]}, SHAPE, {})
+    assert one.prompted == [0]
+    assert one.points[3] == [(2.5, 2.5, 0)]
+
+
+def test_an_image_takes_two_dimensional_points():
+    (one,) = read_requests({"foreground": [[3, 7]], "roi": [1, 4, 2, 9]}, (10, 20), {})
+    assert one.points == {0: [(3.5, 7.5, 1), (1, 2, 2), (5, 10, 3)]}
+
+
+REFUSED = {
+    "nothing": ([], "There is no prompt"),
+    "empty": ({}, "the request has neither foreground points nor a roi"),
+    "background only": ({"background": [[1, 1, 1]]}, "has neither foreground points nor a roi"),
+    "outside": (
+        {"foreground": [[1, 20, 1]]},
+        r"foreground point \[1, 20, 1\] of the request lies outside the volume of 10 x 20 x 5",
+    ),
+    "negative": ({"background": [[1, -1, 1]], "foreground": [[1, 1, 1]]}, r"background point \[1, -1, 1\]"),
+    "nan": ({"foreground": [[1, float("nan"), 1]]}, "a foreground point of the request must be finite"),
+    "infinite box": ({"roi": [0, float("inf"), 0, 1, 0, 1]}, "roi of the request must be finite"),
+    "two numbers": ({"foreground": [[1, 2]]}, r"must have 3 numbers, i, j, k, got \[1, 2\]"),
+    "words": ({"foreground": [["a", "b", "c"]]}, "must be a list of numbers"),
+    "not a list": ({"foreground": "1,2,3"}, "foreground of the request must be a list of voxels"),
+    "box outside": ({"roi": [10, 12, 0, 1, 0, 1]}, r"roi \[10, 12, 0, 1, 0, 1\] of the request lies outside"),
+    "short box": ({"roi": [0, 1, 0, 1]}, "roi of the request must be i0, i1, j0, j1, k0, k1"),
+    "unknown label": (
+        {"label": "kidney", "foreground": [[1, 1, 1]]},
+        "asks for label 'kidney'; known are spleen, liver",
+    ),
+    "no label of two": ({"foreground": [[1, 1, 1]]}, "asks for label None; known are spleen, liver"),
+    "label list": (
+        {"label": ["liver"], "foreground": [[1, 1, 1]]},
+        r"label of the request must be a name, got \['liver'\]",
+    ),
+    "typo": ({"forground": [[1, 1, 1]]}, "the request has the key 'forground'; 'foreground' is meant"),
+    "text": ("liver", "Prompts must be a request or a list of requests, got 'liver'"),
+    "second": ([{"label": "liver", "roi": [0, 1, 0, 1, 0, 1]}, 5], "request 1 must be an object"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_request_is_refused_with_a_sentence(case):
+    requests, sentence = REFUSED[case]
+    if isinstance(requests, dict) and "label" not in case:
+        requests = {"label": "liver", **requests}
+    with pytest.raises(PromptError, match=sentence):
+        read_requests(requests, SHAPE, {1: "spleen", 2: "liver"})
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_drawn_mask_prompts_every_slice_it_is_on(axis):
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:5, 4:9, 1:3] = 7
+    label[6:8, 4:9, 1] = 3
+    first, second = read_drawn(label, axis)
+    assert (first.value, second.value) == (3, 7)
+    for one in (first, second):
+        present = (label == one.value).any(tuple(a for a in range(3) if a != axis))
+        assert one.prompted == np.nonzero(present)[0].tolist()
+        for k, mask in one.masks.items():
+            assert np.array_equal(mask, np.take(label == one.value, k, axis).T)
+            (x0, y0, _), (x1, y1, _) = one.points[k]
+            assert (x0, y0, x1, y1) == box_of(mask)
+
+
+def test_an_empty_drawn_mask_is_refused():
+    with pytest.raises(PromptError, match="The mask that is to prompt holds no object: it is 0 everywhere"):
+        read_drawn(np.zeros(SHAPE, np.uint8))
