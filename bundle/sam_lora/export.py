@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class _Part:
 
     module: nn.Module
     reference: Callable[..., Sequence[Tensor]]
-    examples: list[tuple[Tensor, ...]]
+    examples: Sequence[tuple[Tensor, ...]]
     inputs: dict[str, dict[int, Any]]  # name -> dynamic axes
     outputs: tuple[str, ...]
 
@@ -81,9 +82,9 @@ def export_onnx(
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(f"Export to ONNX needs {', '.join(missing)}: install with `pip install {' '.join(missing)}`.")
-    given = {"variant": source} if source in VARIANTS else {"adapter": source}
-    built = build_sam_lora(**given, image_size=image_size, weights=weights)
-    network, metadata = built.merged(), _metadata(built, given.get("adapter"), multimask)
+    variant, adapter = (source, None) if source in VARIANTS else (None, source)
+    built = build_sam_lora(variant, adapter=adapter, image_size=image_size, weights=weights)
+    network, metadata = built.merged(), _metadata(built, adapter, multimask)
     parts = {"encoder": _encoder_part(network), "decoder": _decoder_part(network, multimask)}
     paths = {name: output.with_name(f"{output.stem}_{name}.onnx") for name in parts}
     folder = writable_folder(output.parent, "the folder of output")
@@ -112,9 +113,9 @@ def _metadata(network: SamLora, adapter: str | None, multimask: bool) -> dict[st
 
 
 def _encoder_part(network: Sam) -> _Part:
-    """One image that is enlarged and one that is shrunk, wide and high."""
+    """A high image that is enlarged and a wide one that is shrunk."""
     side, generator = network.image_size, torch.Generator().manual_seed(0)
-    sizes = ((side // 2 + 1, side - 3), (2 * side + 5, side // 3 + 2))
+    sizes = ((side // 2 + 1, side // 3 + 2), (side // 3 + 2, 2 * side + 5))
     images = [(torch.rand(1, 3, *size, generator=generator) * 255,) for size in sizes]
     axes = {"image": {2: Dim("height"), 3: Dim("width")}}
     return _Part(Encoder(network), lambda image: (network.encode(image),), images, axes, ("image_embeddings",))
@@ -146,12 +147,12 @@ def _decoder_part(network: Sam, multimask: bool) -> _Part:
         masks = network.upscale(low_res.flatten(0, 1), (height, width)).unflatten(0, low_res.shape[:2])
         return masks, iou, low_res
 
-    objects, points = Dim("objects"), Dim("points")
-    axes = {
+    prompts = {1: Dim("objects"), 2: Dim("points")}
+    axes: dict[str, dict[int, Any]] = {
         "image_embeddings": {},
-        "points": {1: objects, 2: points},
-        "point_labels": {1: objects, 2: points},
-        "mask_input": {1: objects},
+        "points": prompts,
+        "point_labels": prompts,
+        "mask_input": {1: prompts[1]},
         "has_mask_input": {},
         "orig_im_size": {},
     }
@@ -160,17 +161,18 @@ def _decoder_part(network: Sam, multimask: bool) -> _Part:
 
 
 def _write(part: _Part, path: Path, metadata: dict[str, str]) -> None:
-    traced = torch.export.export(
-        part.module.eval(), part.examples[0], dynamic_shapes=tuple(part.inputs.values()), strict=False
-    )
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of every operator that it leaves as it is
     program = torch.onnx.export(
-        traced,
+        part.module.eval(),
+        part.examples[0],
         input_names=list(part.inputs),
         output_names=part.outputs,
+        dynamic_shapes=tuple(part.inputs.values()),
         opset_version=OPSET,
         dynamo=True,
         verbose=False,
     )
+    program = cast("torch.onnx.ONNXProgram", program)  # None only where the call writes the file itself
     program.model.metadata_props.update(metadata)
     program.save(path)
 

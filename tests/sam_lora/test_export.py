@@ -75,8 +75,16 @@ def test_masks_of_real_slices_are_those_of_the_unmerged_network(onnx, adapter, r
     assert changed >= 5  # the adapter is no identity that a forgotten merge would survive
 
 
-@pytest.mark.parametrize("size", [(50, 70), (300, 200), (64, 64), (20, 1)])
-@pytest.mark.parametrize("labels", [[[1]], [[1, 0, 1], [2, 3, -2]], [[2, 3]], [[-2, -2]], [[-1, 1]] * 5])
+@pytest.mark.parametrize(
+    ("size", "labels"),
+    [
+        ((50, 70), [[1]]),
+        ((300, 200), [[1, 0, 1], [2, 3, -2]]),
+        ((64, 64), [[2, 3]]),
+        ((20, 1), [[-2, -2]]),
+        ((1, 30), [[-1, 1]] * 5),
+    ],
+)
 def test_any_image_and_any_prompts(onnx, adapter, size, labels):
     generator = torch.Generator().manual_seed(0)
     labels = torch.tensor(labels)
@@ -98,12 +106,15 @@ def test_the_files_say_what_they_are(files, adapter):
     assert [file.name for file in files] == ["mine_encoder.onnx", "mine_decoder.onnx"]
     assert sorted(file.name for file in files[0].parent.iterdir()) == ["mine_decoder.onnx", "mine_encoder.onnx"]
     for file in files:
-        said = onnxruntime.InferenceSession(str(file)).get_modelmeta().custom_metadata_map
+        session = onnxruntime.InferenceSession(str(file))
+        said = session.get_modelmeta().custom_metadata_map
         assert (said["variant"], said["image_size"], said["normalization"]) == ("vit_t", "64", "min_max")
         assert (json.loads(said["labels"]), json.loads(said["multimask"])) == ({"1": "spleen"}, False)
         assert json.loads(said["intensity"]) == {"window": [40.0, 400.0]}
         assert said["adapter"] == file_digest(adapter[0], "sha256")
         assert said["base"] == adapter[1].spec.base_digest
+    shapes = {entry.name: entry.shape for entry in session.get_inputs()}
+    assert shapes["points"] == [1, "objects", "points", 2]
 
 
 def test_files_that_compute_something_else_are_refused_and_nothing_changes(files, tmp_path, monkeypatch):
@@ -112,7 +123,8 @@ def test_files_that_compute_something_else_are_refused_and_nothing_changes(files
     monkeypatch.setattr(export, "_write", lambda part, path, metadata: shutil.copy(by_name[path.name], path))
     (tmp_path / "base_encoder.onnx").write_bytes(b"before")
     with pytest.raises(
-        ExportError, match=r"^base_encoder.onnx is not written: its image_embeddings differs from PyTorch's by [\d.e-]+ of"
+        ExportError,
+        match=r"^base_encoder.onnx is not written: its image_embeddings differs from PyTorch's by [\d.e-]+ of",
     ):
         export_onnx("vit_t", tmp_path / "base.onnx", image_size=64)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"base_encoder.onnx": b"before"}
@@ -146,8 +158,13 @@ def test_three_masks_of_the_whole_vit_t(tmp_path):
 
 
 @pytest.mark.accept
-def test_a_vit_b(tmp_path):
+def test_a_vit_b_with_its_weights_beside_it_as_for_files_beyond_2_gb(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1e8)
     torch.manual_seed(0)
     write_base(tmp_path / "b.safetensors", randomize_zeros(build_sam("vit_b")).state_dict(), "vit_b")
     files = export_onnx("vit_b", tmp_path / "b.onnx", image_size=128, weights=str(tmp_path / "b.safetensors"))
-    assert all(file.is_file() for file in files)  # what they compute was compared before they were written
+    assert (tmp_path / "b_encoder.onnx.data").stat().st_size > 3e8 > 1e8 > files[0].stat().st_size
+    network = build_sam_lora("vit_b", image_size=128, weights=str(tmp_path / "b.safetensors")).eval()
+    image = torch.rand(1, 3, 50, 70) * 255
+    (embedding,) = onnxruntime.InferenceSession(str(files[0])).run(None, {"image": image.numpy()})
+    assert close([torch.from_numpy(embedding)], [network.encode(image).detach()])
