@@ -1,4 +1,4 @@
-"""Adapters: show, verify, take in foreign ones, give them out, merge."""
+"""Adapters: show, verify, take in foreign ones, give them out, to Sam_LoRA or as ONNX, merge."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from sam_lora.adapter import read_adapter, write_adapter
 from sam_lora.build import build_sam_lora
 from sam_lora.cli import run
+from sam_lora.export import export_onnx
 from sam_lora.files import write_json
 from sam_lora.interop import (
     describe_adapter,
@@ -66,15 +67,32 @@ def import_(
     print(target)
 
 
-def export(file: str, output: str) -> None:
-    """Write the adapter FILE in the format of Sam_LoRA (w_a_000, w_b_000, ...).
+def export(
+    file: str, output: str, multimask: bool = False, image_size: int | None = None, weights: str | None = None
+) -> None:
+    """Write the adapter FILE for other tools, by the ending of OUTPUT.
+
+    .safetensors: the format of Sam_LoRA (w_a_000, w_b_000, ...), for q and v of all layers. .onnx: the merged network
+    as OUTPUT's stem with _encoder.onnx (once per image) and _decoder.onnx (once per prompt), compared with PyTorch.
 
     Args:
-        file: an adapter with q and v of all layers.
-        output: .safetensors to write.
+        file: an adapter; for .onnx also the name of a variant, such as vit_t, for its base alone.
+        output: .safetensors or .onnx to write.
+        multimask: .onnx: three masks per object instead of one.
+        image_size: .onnx of a variant: pixels a side of what the encoder sees.
+        weights: .onnx: base checkpoint; the variant's own by default.
     """
-    export_adapter(read_adapter(Path(file)), Path(output))
-    print(output)
+    target = Path(output)
+    if target.suffix == ".onnx":
+        for path in export_onnx(file, target, multimask, image_size, weights):
+            print(path)
+    elif target.suffix != ".safetensors":
+        raise ValueError(f"output must end in .safetensors (the format of Sam_LoRA) or .onnx, got {output}.")
+    elif multimask or image_size is not None or weights is not None:
+        raise ValueError("multimask, image_size and weights are for .onnx only.")
+    else:
+        export_adapter(read_adapter(Path(file)), target)
+        print(output)
 
 
 def merge(file: str, output: str, weights: str | None = None) -> None:

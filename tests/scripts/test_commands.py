@@ -31,15 +31,39 @@ def test_help_fits_a_screen(script, monkeypatch, capsys):
 
 
 def help_of(script, command, monkeypatch, capsys):
-    import runpy
-
-    monkeypatch.setattr(sys, "argv", [script, *command, "--help"])
     monkeypatch.setenv("PAGER", "cat")
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(REPOSITORY / "scripts" / script), run_name="__main__")
-    assert stop.value.code == 0
+    assert exit_code(script, [*command, "--help"], monkeypatch) == 0
     captured = capsys.readouterr()
     return captured.out + captured.err
+
+
+def exit_code(script, arguments, monkeypatch):
+    import runpy
+
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(REPOSITORY / "scripts" / script), run_name="__main__")
+    return stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["vit_t", "out.pt"], "output must end in .safetensors (the format of Sam_LoRA) or .onnx, got out.pt."),
+        (["vit_t", "out.safetensors"], "There is no adapter vit_t."),
+        (["a.safetensors", "out.safetensors", "--multimask"], "multimask, image_size and weights are for .onnx only."),
+        (["vit_x", "out.onnx"], "There is no adapter vit_x."),
+        (
+            ["vit_t", "out.onnx", "--image_size", 30],
+            "image_size must be a positive multiple of 4 for this encoder, got 30.",
+        ),
+    ],
+)
+def test_what_adapter_export_refuses(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert exit_code("adapter.py", ["export", *arguments], monkeypatch) == 1
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_doctor_says_what_is_well_and_writes_it_down(tmp_path):

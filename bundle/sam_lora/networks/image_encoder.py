@@ -64,7 +64,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Ten
         ``(B, heads, h * w, d)``.
     """
     height, width, channels = rel_h.shape[-1], rel_w.shape[-1], q.shape[-1]
-    if q.device.type == "cpu" and height * width > QUERY_CHUNK and not wants_grad(q, k, v, rel_h, rel_w):
+    in_chunks = q.device.type == "cpu" and height * width > QUERY_CHUNK and not wants_grad(q, k, v, rel_h, rel_w)
+    if in_chunks and not torch.compiler.is_compiling():  # torch.export would unroll the loop: 48 steps a layer
         return _attend_in_chunks(q, k, v, rel_h, rel_w)
     rows = torch.eye(height, dtype=q.dtype, device=q.device).repeat_interleave(width, 0)
     columns = torch.eye(width, dtype=q.dtype, device=q.device).repeat(height, 1)
