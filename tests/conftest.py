@@ -21,7 +21,7 @@ BUNDLE = REPOSITORY / "bundle"
 
 
 def pytest_configure(config):
-    torch.set_num_threads(max(1, os.cpu_count() or 1))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -15,6 +15,7 @@ import torch
 
 from sam_lora.adapter import AdapterError, read_adapter
 from sam_lora.build import DEFAULT_VARIANT
+from sam_lora.settings import find_device
 from sam_lora.weights import CHECKPOINTS, MODELS_DIR, WeightsError, find_weights, read_seal, verify_weights
 
 PACKAGES = {
@@ -66,13 +67,10 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _device(device: str) -> Finding:
-    chosen = device
-    if device == "auto":
-        chosen = "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        return Finding("device", False, f"{chosen} cannot be used ({str(error).splitlines()[0]}): use --device cpu.")
+        chosen = find_device(device)
+    except ValueError as error:
+        return Finding("device", False, str(error))
     shown = torch.cuda.get_device_name(chosen) if chosen.startswith("cuda") else f"{torch.get_num_threads()} threads"
     return Finding("device", True, f"{chosen} ({shown})")
 

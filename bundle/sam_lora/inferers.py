@@ -144,7 +144,8 @@ class PromptInferer(Inferer):
             network: a :class:`sam_lora.networks.Sam`, or an :class:`Embedder` that keeps caches.
 
         Returns:
-            Label map ``(1, 1, I, J, K)``, integers; where objects overlap, the one with the higher logit wins.
+            Label map ``(1, 1, I, J, K)``, integers; where objects overlap, the one with the higher logit wins. Its
+            metadata's ``labels`` names the values, as JSON.
         """
         if len(inputs) != 1:
             raise PromptError(f"Volumes are segmented one at a time, got a batch of {len(inputs)}: use batch_size 1.")
@@ -158,7 +159,8 @@ class PromptInferer(Inferer):
                 bar.update(done - bar.n)
 
             label = segment(self.embedder_of(network), volume, objects, self.propagated, on_slice=on_slice)
-        return torch.from_numpy(label)[None, None].to(inputs.device)
+        names = json.dumps({one.value: one.name for one in objects})
+        return MetaTensor(torch.from_numpy(label)[None, None].to(inputs.device), meta={"labels": [names]})
 
     def embedder_of(self, network: Sam | Embedder) -> Embedder:
         """The caches of a network; they go when another one is asked."""
@@ -172,7 +174,7 @@ class PromptInferer(Inferer):
         meta = getattr(inputs, "meta", {})
         drawn = meta.get("mask")
         if drawn is not None:
-            return read_drawn(np.asarray(drawn).reshape(volume.shape), volume.axis)
+            return read_drawn(np.asarray(drawn).reshape(volume.shape), self.labels, volume.axis)
         stored = meta.get("prompts", "null")
         requests = json.loads(stored[0] if isinstance(stored, list | tuple) else stored)
         if requests is not None:
@@ -186,4 +188,4 @@ class PromptInferer(Inferer):
         if value is None:
             refuse_unprompted_labels("no", self.labels)
             value = next(iter(self.labels), 1)
-        return [ObjectPrompts(value, {k: [] for k in range(len(volume))})]
+        return [ObjectPrompts(value, self.labels.get(value, str(value)), {k: [] for k in range(len(volume))})]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
@@ -24,16 +26,13 @@ class MaskWriter:
 
     Args:
         folder: where the masks go.
-        labels: value -> name, for DICOM SEG.
         dicom_seg: write DICOM SEG for DICOM series.
         overlays: also draw each mask over its image, as ``<name>_overlay.png``.
     """
 
-    def __init__(
-        self, folder: str, labels: Mapping[int, str] | None = None, dicom_seg: bool = False, overlays: bool = False
-    ) -> None:
+    def __init__(self, folder: str, dicom_seg: bool = False, overlays: bool = False) -> None:
         self.folder = writable_folder(Path(folder), "output_dir")
-        self.labels, self.dicom_seg, self.overlays = dict(labels or {}), dicom_seg, overlays
+        self.dicom_seg, self.overlays = dicom_seg, overlays
 
     def attach(self, engine: Engine) -> None:
         """Follow the evaluator."""
@@ -44,19 +43,23 @@ class MaskWriter:
             image, name = item["image"], item["image"].meta["name"]
             source = Path(image.meta["filename_or_obj"])
             label, affine = plain(output["pred"])[0].cpu().numpy(), np.asarray(image.affine)
-            written = [self._mask(self.folder / f"{name}_mask", label, affine, source)]
+            written = self.folder / f"{name}_mask.dcm"
+            if self.dicom_seg and source.is_dir():
+                write_output(written, label, affine, source, names_in(output["pred"]))
+            else:
+                mask = np.moveaxis(label, (0, 1, 2), (2, 1, 0))
+                written = write_mask(written.with_suffix(""), mask, affine, source)
+            print(written)  # noqa: T201  results go to stdout
             if self.overlays:
                 path = self.folder / f"{name}_overlay.png"
                 write_overlay(path, np.moveaxis(plain(image).cpu().numpy().astype(np.uint8), 0, -1), label)
-                written.append(path)
-            print("\n".join(map(str, written)))  # noqa: T201  results go to stdout
+                print(path)  # noqa: T201
 
-    def _mask(self, path: Path, label: np.ndarray, affine: np.ndarray, source: Path) -> Path:
-        if self.dicom_seg and source.is_dir():
-            path = path.with_name(f"{path.name}.dcm")
-            write_seg(path, label, self.labels, source, affine, by_model=True)
-            return path
-        return write_mask(path, np.moveaxis(label, (0, 1, 2), (2, 1, 0)), affine, source)
+
+def names_in(label: Any) -> dict[int, str]:
+    """Value -> name of a label map from :class:`sam_lora.inferers.PromptInferer`."""
+    stored = label.meta["labels"]
+    return {int(v): n for v, n in json.loads(stored[0] if isinstance(stored, list) else stored).items()}
 
 
 def write_output(

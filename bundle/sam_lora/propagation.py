@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sam_lora.appearance import Sample, fit_appearance, score_appearance
+from sam_lora.appearance import EXPECTED, Sample, fit_appearance, score_appearance
 from sam_lora.embedding import Embedder
 from sam_lora.frame import OUTSIDE, Frame, without_clicked, without_islands
 from sam_lora.prompts import Point, corners
@@ -210,7 +210,7 @@ class Propagation:
         samples = [Sample(e, logits > 0) for e, (_, logits) in zip(embeddings, learned, strict=True)]
         score = score_appearance(fit_appearance(samples, frame.inside), frame.embedding)
         near = frame.grown(before.mask, self.rules.max_move)
-        return without_islands((score.to(near.device) > 0.5) & near, before.mask)
+        return without_islands((score.to(near.device) > EXPECTED) & near, before.mask)
 
     def _frame(self, coming: list[int]) -> Frame:
         """The first of the coming slices, encoded in a batch with those after it."""

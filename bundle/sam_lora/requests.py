@@ -20,7 +20,8 @@ class ObjectPrompts:
     """What is asked for one object of a volume.
 
     Args:
-        value: what the object is called in the label map.
+        value: what the object is in the label map.
+        name: its label's name.
         points: slice -> its (x, y, label), box corners among them; an empty list asks for what the network sees
             without a prompt.
         bounds: first and last slice that a propagated object may reach; None where nothing bounds it.
@@ -28,6 +29,7 @@ class ObjectPrompts:
     """
 
     value: int
+    name: str
     points: Mapping[int, list[Point]]
     bounds: tuple[int, int] | None = None
     masks: Mapping[int, np.ndarray] = field(default_factory=dict)
@@ -80,7 +82,8 @@ def read_requests(
             raise PromptError(f"{where} must be an object with foreground, background or roi, got {request!r}.")
         _refuse_misspelt(request, where)
         value = _label_value(request.get("label"), names, bool(labels), where)
-        objects.append(_object(request, value, shape, axis, where))
+        name = next(known for known, one in names.items() if one == value)
+        objects.append(_object(request, (value, name), shape, axis, where))
     return objects
 
 
@@ -106,7 +109,9 @@ def _label_value(label: Any, names: dict[str, int], closed: bool, where: str) ->
     return names.setdefault(str(label), len(names) + 1)
 
 
-def _object(request: Mapping[str, Any], value: int, shape: Sequence[int], axis: int, where: str) -> ObjectPrompts:
+def _object(
+    request: Mapping[str, Any], label: tuple[int, str], shape: Sequence[int], axis: int, where: str
+) -> ObjectPrompts:
     x_axis, y_axis = (a for a in range(3) if a != axis)
     points: dict[int, list[Point]] = {}
     foreground = _voxels(request, "foreground", shape, where)
@@ -122,7 +127,7 @@ def _object(request: Mapping[str, Any], value: int, shape: Sequence[int], axis: 
         bounds = (first[axis], last[axis]) if first[axis] < last[axis] else None
     if not foreground and not roi:
         raise PromptError(f"{where} has neither foreground points nor a roi: there is nothing to segment.")
-    return ObjectPrompts(value, points, bounds)
+    return ObjectPrompts(*label, points, bounds)
 
 
 def _voxels(request: Mapping[str, Any], key: str, shape: Sequence[int], where: str) -> list[tuple[int, ...]]:
@@ -173,11 +178,12 @@ def _by(shape: Sequence[int]) -> str:
     return " x ".join(str(side) for side in shape)
 
 
-def read_drawn(label: np.ndarray, axis: int = 2) -> list[ObjectPrompts]:
+def read_drawn(label: np.ndarray, labels: Mapping[int, str], axis: int = 2) -> list[ObjectPrompts]:
     """Read a label map that somebody drew, or a model made, as prompts: what it holds on a slice prompts that slice.
 
     Args:
         label: ``(I, J, K)``, integers, each value above 0 an object.
+        labels: value -> name; a value without a name is called by its number.
         axis: the slice axis.
 
     Returns:
@@ -193,5 +199,6 @@ def read_drawn(label: np.ndarray, axis: int = 2) -> list[ObjectPrompts]:
     objects = []
     for value in values:
         masks = {int(k): value == slices[:, :, k].T for k in np.nonzero((slices == value).any((0, 1)))[0]}
-        objects.append(ObjectPrompts(value, {k: corners(box_of(m)) for k, m in masks.items()}, masks=masks))
+        points = {k: corners(box_of(mask)) for k, mask in masks.items()}
+        objects.append(ObjectPrompts(value, labels.get(value, str(value)), points, masks=masks))
     return objects

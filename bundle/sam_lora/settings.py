@@ -63,10 +63,25 @@ def check_values(config: Mapping[str, Any]) -> None:
 
 def _is_device(name: Any) -> bool:
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, TypeError):
+        find_device(name)
+    except ValueError:
         return False
     return True
+
+
+def find_device(name: str) -> str:
+    """A device that can be used; "auto" is the first GPU, else the CPU.
+
+    Raises:
+        ValueError: if it cannot be used, and why.
+    """
+    if name == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"{name} cannot be used ({str(error).splitlines()[0]}): use --device cpu.") from error
+    return name
 
 
 def check_names(arguments: Sequence[str]) -> None:

@@ -50,7 +50,7 @@ def test_several_requests_share_a_slice():
     labels = {3: "spleen", 7: "liver"}
     requests = [{"label": "liver", "foreground": [[1, 1, 0]]}, {"label": "spleen", "roi": [0, 3, 0, 3, 0, 0]}]
     liver, spleen = read_requests(requests, SHAPE, labels)
-    assert (liver.value, spleen.value) == (7, 3)
+    assert [(one.value, one.name) for one in (liver, spleen)] == [(7, "liver"), (3, "spleen")]
     assert list(liver.points) == list(spleen.points) == [0]
 
 
@@ -121,8 +121,8 @@ def test_a_drawn_mask_prompts_every_slice_it_is_on(axis):
     label = np.zeros(SHAPE, np.uint8)
     label[2:5, 4:9, 1:3] = 7
     label[6:8, 4:9, 1] = 3
-    first, second = read_drawn(label, axis)
-    assert (first.value, second.value) == (3, 7)
+    first, second = read_drawn(label, {3: "cyst"}, axis)
+    assert [(one.value, one.name) for one in (first, second)] == [(3, "cyst"), (7, "7")]
     for one in (first, second):
         present = (label == one.value).any(tuple(a for a in range(3) if a != axis))
         assert one.prompted == np.nonzero(present)[0].tolist()
@@ -134,4 +134,4 @@ def test_a_drawn_mask_prompts_every_slice_it_is_on(axis):
 
 def test_an_empty_drawn_mask_is_refused():
     with pytest.raises(PromptError, match="The mask that is to prompt holds no object: it is 0 everywhere"):
-        read_drawn(np.zeros(SHAPE, np.uint8))
+        read_drawn(np.zeros(SHAPE, np.uint8), {})

@@ -1,0 +1,84 @@
+"""Segment one image or volume from clicks, boxes, a rough mask, a label's name, or everything in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sam_lora.build import build_sam_lora
+from sam_lora.cli import run
+from sam_lora.data.ct_mr import window_of
+from sam_lora.inferers import LoadCased, PromptInferer, inference_entries
+from sam_lora.outputs import check_output, names_in, write_output, write_overlay
+from sam_lora.prompts import PromptError
+from sam_lora.settings import find_device
+
+
+def main(  # noqa: PLR0913  a command has options
+    image: str, output: str, prompts: str | None = None, box: Any = None, label: str | None = None,
+    mask: str | None = None, everything: bool = False, propagate: bool = False, axis: int = 2,
+    adapter: str | None = None, variant: str | None = None, image_size: int | None = None, window: Any = None,
+    overlay: str | None = None, device: str = "auto",
+) -> None:  # fmt: skip
+    """Segment IMAGE and write a label map on its grid.
+
+    Args:
+        image: NIfTI, NRRD, MHA, picture, npz, or a folder with one DICOM series.
+        output: .nii.gz, .png (a picture's), or .dcm (DICOM SEG of a series).
+        prompts: JSON file, as a MONAI Label client sends them.
+        box: I0,I1,J0,J1[,K0,K1], or {"spleen": [...], "liver": [...]}.
+        label: of the box; alone, what an adapter segments without prompts.
+        mask: label map to refine or propagate.
+        everything: all that can be told apart, each slice by itself.
+        propagate: whole objects from their prompted slices.
+        axis: of the slices.
+        adapter: adapter file.
+        variant: base, where no adapter says.
+        image_size: pixels a side of what the network sees, where no adapter says.
+        window: CT preset or LEVEL,WIDTH, where no adapter says.
+        overlay: PNG to look at.
+        device: auto, cpu, mps or cuda:N.
+    """
+    check_output(Path(output), Path(image))
+    asked = _requests(prompts, box, label, mask, everything)
+    where = find_device(device)
+    intensity = None if window is None else window_of("CT", tuple(window) if isinstance(window, list) else window)
+    network = build_sam_lora(variant, adapter=adapter, image_size=image_size, intensity=intensity)
+    (entry,) = inference_entries(image, asked, mask=mask)
+    loaded: Any = LoadCased(intensity=network.spec.intensity)(entry)["image"]
+    inferer = PromptInferer(
+        network.spec.labels, None if box else label, propagate, axis, everything=everything, show_progress=True
+    )
+    with torch.autocast(torch.device(where).type, enabled=where.startswith("cuda")):
+        answer = inferer(loaded[None], network.merged().to(where))
+    found = answer[0, 0].numpy()
+    write_output(Path(output), found, np.asarray(loaded.affine), Path(image), names_in(answer))
+    print(output)
+    if overlay:
+        write_overlay(Path(overlay), np.moveaxis(loaded.numpy().astype(np.uint8), 0, -1), found)
+        print(overlay)
+
+
+def _requests(prompts: str | None, box: Any, label: str | None, mask: str | None, everything: bool) -> Any:
+    """What is asked as requests or the path of their file; None where label, mask or everything says it all."""
+    given = [
+        name
+        for name, value in (("prompts", prompts), ("box", box), ("mask", mask), ("everything", everything))
+        if value
+    ]
+    if len(given) > 1 or (not given and label is None):
+        raise PromptError(
+            f"Give one of --prompts, --box, --label, --mask and --everything, got {', '.join(given) or 'none'}."
+        )
+    if box is None:
+        return prompts
+    boxes = box if isinstance(box, dict) else {label: box}
+    return [{"roi": list(roi) if isinstance(roi, list | tuple) else roi, **({"label": str(name)} if name is not None else {})}
+            for name, roi in boxes.items()]  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main, "segment.py")
