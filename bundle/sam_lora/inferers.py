@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sam_lora.adapter import DEFAULT_INTENSITY
+from sam_lora.automatic import AutomaticMaskGenerator, label_map
 from sam_lora.cases import CaseError, read_image, read_label, stem
 from sam_lora.datalist import load_datalist
 from sam_lora.datasets import label_value, plain
@@ -102,7 +103,7 @@ class LoadCased(MapTransform):
             array, meta = read_image(path, self.intensity)
             array = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
             name = str(d.get("name") or stem(path))
-            kept = {"filename_or_obj": str(path), "name": name, "prompts": json.dumps(requests), "space": "RAS"}
+            kept: dict[str, Any] = {"filename_or_obj": str(path), "name": name, "prompts": json.dumps(requests), "space": "RAS"}
             if d.get("mask"):
                 kept["mask"] = read_label(Path(str(d["mask"])), array.shape[-3:], path)
             affine = torch.as_tensor(meta["affine"])
@@ -120,6 +121,7 @@ class PromptInferer(Inferer):
         label: without prompts, the label every slice is segmented for; needed where there are several.
         propagated: whole objects from their prompted slices, see :mod:`sam_lora.propagation`.
         axis: the slice axis.
+        everything: without any prompt, all that can be told apart, numbered on each slice by itself.
         show_progress: a bar on stderr, for volumes that take long.
     """
 
@@ -129,11 +131,12 @@ class PromptInferer(Inferer):
         label: str | int | None = None,
         propagated: bool = False,
         axis: int = 2,
+        everything: bool = False,
         show_progress: bool = False,
     ) -> None:
         super().__init__()
         self.labels, self.label, self.axis = dict(labels or {}), label, axis
-        self.propagated, self.show_progress = propagated, show_progress
+        self.propagated, self.everything, self.show_progress = propagated, everything, show_progress
         self._embedder: Embedder | None = None
 
     def __call__(self, inputs: Tensor, network: Any, *_: Any, **__: Any) -> Tensor:
@@ -151,16 +154,29 @@ class PromptInferer(Inferer):
             raise PromptError(f"Volumes are segmented one at a time, got a batch of {len(inputs)}: use batch_size 1.")
         array = plain(inputs)[0].cpu().numpy().astype(np.uint8)
         volume = Volume(array[0] if len(array) == 1 else np.moveaxis(array, 0, -1), self.axis)
-        objects = self._objects(inputs, volume)
-        with tqdm(desc="segmenting", unit="slice", disable=not self.show_progress) as bar:
+        if self.everything:
+            label, names = self._everything(volume, network), {}
+        else:
+            objects = self._objects(inputs, volume)
+            names = {one.value: one.name for one in objects}
+            with tqdm(desc="segmenting", unit="slice", disable=not self.show_progress) as bar:
 
-            def on_slice(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
+                def on_slice(done: int, total: int) -> None:
+                    bar.total = total
+                    bar.update(done - bar.n)
 
-            label = segment(self.embedder_of(network), volume, objects, self.propagated, on_slice=on_slice)
-        names = json.dumps({one.value: one.name for one in objects})
-        return MetaTensor(torch.from_numpy(label)[None, None].to(inputs.device), meta={"labels": [names]})
+                label = segment(self.embedder_of(network), volume, objects, self.propagated, on_slice=on_slice)
+        meta = {"labels": [json.dumps(names)]}
+        return MetaTensor(torch.from_numpy(label)[None, None].to(inputs.device), meta=meta)
+
+    def _everything(self, volume: Volume, network: Any) -> np.ndarray:
+        generator = AutomaticMaskGenerator(network.network if isinstance(network, Embedder) else network)
+        label = volume.empty_label(1 << 15)
+        for k in range(len(volume)):
+            image = volume.slice(k).permute(1, 2, 0).numpy().astype(np.uint8)
+            records = generator.generate(image, self.show_progress)
+            volume.slice_of(label, k)[...] = label_map(records, volume.size)
+        return label if label.max() > 255 else label.astype(np.uint8)
 
     def embedder_of(self, network: Sam | Embedder) -> Embedder:
         """The caches of a network; they go when another one is asked."""

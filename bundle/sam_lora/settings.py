@@ -34,7 +34,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **{name: _whole(0) for name in ("seed", "num_workers")},
     **{name: _number(0, open_end=True) for name in ("learning_rate", "alpha", "tolerance")},
     **{name: _number(0) for name in ("weight_decay", "box_jitter")},
-    **dict.fromkeys(("gradient_checkpointing", "empty_cache", "compile", "save_masks", "amp", "propagate",
+    **dict.fromkeys(("gradient_checkpointing", "empty_cache", "compile", "save_masks", "amp", "propagate", "everything",
                     "dicom_seg", "overlays"), _SWITCH),
     **dict.fromkeys(("dataset_dir", "datalist", "output_dir", "ckpt_dir", "resume", "adapter", "weights", "variant", "decoder", "prompt_mode", "image", "mask"), _TEXT),
     "axis": ("0, 1 or 2, the axis of the slices", lambda v: type(v) is int and 0 <= v <= 2),
