@@ -103,7 +103,12 @@ class LoadCased(MapTransform):
             array, meta = read_image(path, self.intensity)
             array = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
             name = str(d.get("name") or stem(path))
-            kept: dict[str, Any] = {"filename_or_obj": str(path), "name": name, "prompts": json.dumps(requests), "space": "RAS"}
+            kept: dict[str, Any] = {
+                "filename_or_obj": str(path),
+                "name": name,
+                "prompts": json.dumps(requests),
+                "space": "RAS",
+            }
             if d.get("mask"):
                 kept["mask"] = read_label(Path(str(d["mask"])), array.shape[-3:], path)
             affine = torch.as_tensor(meta["affine"])
