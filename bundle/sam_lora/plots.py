@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from sam_lora.files import write_aside
+from sam_lora.prompts import BACKGROUND, BOX_END, BOX_START, FOREGROUND, Point
 
 PALETTE = np.array(
     [[230, 85, 60], [65, 150, 230], [250, 190, 50], [90, 190, 110], [170, 110, 220], [60, 200, 200], [240, 130, 190]]
@@ -78,6 +82,33 @@ def overlay(image: np.ndarray, label: np.ndarray) -> np.ndarray:
     colour = PALETTE[(label - 1) % len(PALETTE)]
     visible = (label > 0)[..., None]
     return np.where(visible, 0.5 * rgb + 0.5 * colour, rgb).astype(np.uint8)
+
+
+def colour_of(value: int) -> tuple[float, float, float]:
+    """The colour of an object in a label map: red, green and blue in [0, 1]."""
+    red, green, blue = PALETTE[(value - 1) % len(PALETTE)] / 255
+    return float(red), float(green), float(blue)
+
+
+def draw_prompts(axes: Axes, points: Sequence[Point], colour: tuple[float, float, float]) -> list[Artist]:
+    """Draw the prompts of one object: a plus on the object, a cross beside it, and boxes.
+
+    Args:
+        axes: count in pixels of the slice.
+        points: (x, y, label), box corners among them in pairs.
+        colour: of the object.
+    """
+    artists: list[Artist] = []
+    for label, marker in ((FOREGROUND, "P"), (BACKGROUND, "X")):
+        places = [(x, y) for x, y, one in points if one == label]
+        if places:
+            face = colour if label == FOREGROUND else "white"
+            artists.append(axes.scatter(*zip(*places, strict=True), 60, [face], marker, edgecolors="black", zorder=4))
+    starts, ends = ([(x, y) for x, y, one in points if one == label] for label in (BOX_START, BOX_END))
+    for (x0, y0), (x1, y1) in zip(starts, ends, strict=True):
+        box = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1, linestyle="--", zorder=4)
+        artists.append(axes.add_patch(box))
+    return artists
 
 
 def save_panels(panels: Mapping[str, np.ndarray], path: Path, columns: int | None = None) -> None:

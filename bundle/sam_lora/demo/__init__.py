@@ -1,1 +1,1 @@
-"""The demonstration on brain MR: its data and its report."""
+"""Demonstrations: `make demo` on brain MR, and the window of scripts/demo.py."""

@@ -1,0 +1,67 @@
+"""The image that the interactive demonstration is about: as the network sees it, and how it lies on a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from sam_lora.cases import read_image, stem
+from sam_lora.reading import PICTURES
+
+OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
+
+
+@dataclass(frozen=True)
+class DemoCase:
+    """One image or volume.
+
+    Args:
+        path: the file, or the folder of a DICOM series.
+        array: ``(I, J, K)`` or ``(I, J, K, 3)``, uint8; voxel order of the stored grid.
+        affine: voxel -> RAS mm.
+        axis: the slice axis; the other two, in order, are x and y.
+        has_place: whether the file says how its voxels lie in a patient. A picture does not.
+    """
+
+    path: Path
+    array: np.ndarray
+    affine: np.ndarray
+    axis: int = 2
+    has_place: bool = True
+
+    @classmethod
+    def read(cls, path: Path, intensity: Mapping[str, Sequence[float]], axis: int = 2) -> DemoCase:
+        """Read anything that :func:`sam_lora.cases.read_image` reads; CaseError as it says."""
+        array, meta = read_image(path, intensity)
+        has_place = meta.get("has_spacing", path.suffix.lower() not in PICTURES)
+        return cls(path, array, np.asarray(meta["affine"], float), axis, has_place)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return stem(self.path.absolute())
+
+    @property
+    def slices_last(self) -> np.ndarray:
+        """The array with its slice axis third, the other two being x and y."""
+        return np.moveaxis(self.array, self.axis, 2)
+
+    @property
+    def aspect(self) -> float:
+        """Height of a pixel over its width."""
+        if not self.has_place:
+            return 1.0
+        x, y = np.delete(np.linalg.norm(self.affine[:3, :3], axis=0), self.axis)
+        return float(y / x)
+
+    @property
+    def towards(self) -> tuple[str, str] | None:
+        """Where in the patient x and y run to, out of R, L, A, P, S, I; None where the file does not say."""
+        if not self.has_place:
+            return None
+        x, y = (code for a, code in enumerate(nibabel.aff2axcodes(self.affine)) if a != self.axis)
+        return x, y
