@@ -36,7 +36,7 @@ def main(  # noqa: PLR0913  a command has options
         device: auto, cpu, mps or cuda:N.
         axis: of the slices.
     """
-    requests = None if headless is None else inference_entries(case, headless)[0]["prompts"]
+    requests: Any = None if headless is None else inference_entries(case, headless)[0]["prompts"]
     figure = open_figure() if headless is None else None
     where = find_device(device)
     intensity = None if window is None else window_of("CT", tuple(window) if isinstance(window, list) else window)

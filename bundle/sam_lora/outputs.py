@@ -106,10 +106,17 @@ def write_overlay(path: Path, image: np.ndarray, label: np.ndarray) -> None:
         image: ``(I, J, K, 1)`` or ``(I, J, K, 3)``, uint8.
         label: ``(I, J, K)``, integers.
     """
+    rgb = np.repeat(image, 3, -1) if image.shape[-1] == 1 else image
+    panels = {
+        f"slice {k}": overlay(np.swapaxes(rgb[:, :, k], 0, 1), label[:, :, k].T.astype(int))
+        for k in sheet_slices(label)
+    }
+    save_panels(panels, path, columns=4)
+
+
+def sheet_slices(label: np.ndarray) -> list[int]:
+    """The slices of a label map ``(I, J, K)`` that a contact sheet shows, see :func:`write_overlay`."""
     with_object = np.nonzero(label.any((0, 1)))[0]
     if not len(with_object):
-        with_object = np.array([label.shape[2] // 2])
-    chosen = with_object[np.unique(np.linspace(0, len(with_object) - 1, SHEET).round().astype(int))]
-    rgb = np.repeat(image, 3, -1) if image.shape[-1] == 1 else image
-    panels = {f"slice {k}": overlay(np.swapaxes(rgb[:, :, k], 0, 1), label[:, :, k].T.astype(int)) for k in chosen}
-    save_panels(panels, path, columns=4)
+        return [label.shape[2] // 2]
+    return [int(k) for k in with_object[np.unique(np.linspace(0, len(with_object) - 1, SHEET).round().astype(int))]]

@@ -91,7 +91,7 @@ def colour_of(value: int) -> tuple[float, float, float]:
 
 
 def draw_prompts(axes: Axes, points: Sequence[Point], colour: tuple[float, float, float]) -> list[Artist]:
-    """Draw the prompts of one object: a plus on the object, a cross beside it, and boxes.
+    """Draw the prompts of one object: a plus on the object, a white cross beside it, and boxes.
 
     Args:
         axes: count in pixels of the slice.
@@ -102,8 +102,9 @@ def draw_prompts(axes: Axes, points: Sequence[Point], colour: tuple[float, float
     for label, marker in ((FOREGROUND, "P"), (BACKGROUND, "X")):
         places = [(x, y) for x, y, one in points if one == label]
         if places:
-            face = colour if label == FOREGROUND else "white"
-            artists.append(axes.scatter(*zip(*places, strict=True), 60, [face], marker, edgecolors="black", zorder=4))
+            face, edge = (colour, "black") if label == FOREGROUND else ("white", colour)
+            xs, ys = zip(*places, strict=True)
+            artists.append(axes.scatter(xs, ys, s=60, c=[face], marker=marker, edgecolors=edge, zorder=4))
     starts, ends = ([(x, y) for x, y, one in points if one == label] for label in (BOX_START, BOX_END))
     for (x0, y0), (x1, y1) in zip(starts, ends, strict=True):
         box = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1, linestyle="--", zorder=4)

@@ -16,6 +16,8 @@ COMMANDS = {
     "data.py": ["ct_mr", "images", "convert", "split", "inspect", "decathlon"],
     "doctor.py": [],
     "brain_demo.py": [],
+    "demo.py": [],
+    "segment.py": [],
 }
 
 

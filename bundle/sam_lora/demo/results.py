@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from sam_lora.cases import write_mask
 from sam_lora.demo.case import DemoCase
-from sam_lora.demo.view import save_slice
-from sam_lora.outputs import write_overlay
+from sam_lora.demo.view import save_slices
+from sam_lora.outputs import sheet_slices
 from sam_lora.predictor import Predictor
 from sam_lora.prompts import Point
 from sam_lora.requests import read_requests
@@ -52,18 +52,19 @@ def answer_requests(
             points.setdefault(one.value, []).extend(one.points.get(k, []))
         names = dict.fromkeys(one.name for one in objects if k in one.points)
         written.append(folder / f"{case.name}_slice_{k:03d}.png")
-        save_slice(written[-1], case, k, volume.slice_of(label, k), points, f"slice {k}: {', '.join(names)}")
+        title = f"slice {k}: {', '.join(names)}"
+        save_slices(written[-1], case, {k: (title, volume.slice_of(label, k), points)})
     return written
 
 
 def write_answer(folder: Path, case: DemoCase, label: np.ndarray) -> list[Path]:
-    """Write a label map ``(I, J, K)`` as ``<name>_mask`` and over its image as ``<name>_overlay.png``.
+    """Write a label map ``(I, J, K)`` as ``<name>_mask``, and up to twelve slices of it as ``<name>_overlay.png``.
 
     Returns:
         The two files.
     """
     mask = write_mask(folder / f"{case.name}_mask", np.moveaxis(label, (0, 1, 2), (2, 1, 0)), case.affine, case.path)
     overlay = folder / f"{case.name}_overlay.png"
-    image = case.slices_last
-    write_overlay(overlay, image if image.ndim == 4 else image[..., None], np.moveaxis(label, case.axis, 2))
+    slices = np.moveaxis(label, case.axis, 2)
+    save_slices(overlay, case, {k: (f"slice {k}", slices[:, :, k].T, {}) for k in sheet_slices(slices)}, columns=4)
     return [mask, overlay]

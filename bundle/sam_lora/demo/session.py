@@ -236,11 +236,12 @@ class Session:
     def _decode(self, k: int) -> np.ndarray:
         """The label map of a slice from the prompts on it alone."""
         here = self._on(k, self._asked)
+        requests = self._requests(here)
+        if not requests:
+            return np.zeros(self.volume.size, np.uint8)
         key = (k, *here.items())
         if key not in self._decoded:
-            requests = self._requests(here)
-            label = self._segment(requests) if requests else self.volume.empty_label(max(self.names))
-            self._decoded[key] = self.volume.slice_of(label, k).copy()
+            self._decoded[key] = self.volume.slice_of(self._segment(requests), k).copy()
         return self._decoded[key]
 
     def _segment(

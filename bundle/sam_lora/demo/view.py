@@ -17,6 +17,7 @@ from sam_lora.prompts import Point
 DARK, PALE = "#101010", "#dddddd"
 OPACITY = 0.3  # of masks: what lies under them stays readable
 SHADOW = [withStroke(linewidth=2, foreground="black")]
+Drawn = tuple[str, np.ndarray, Mapping[int, Sequence[Point]]]  # title, label map, prompts
 
 
 class SliceView:
@@ -56,7 +57,12 @@ class SliceView:
         if y in "RAS":
             self.axes.invert_yaxis()
             y = OPPOSITE[y]
-        for letter, where in ((OPPOSITE[x], (0.01, 0.5)), (x, (0.99, 0.5)), (OPPOSITE[y], (0.5, 0.99)), (y, (0.5, 0.01))):
+        for letter, where in (
+            (OPPOSITE[x], (0.01, 0.5)),
+            (x, (0.99, 0.5)),
+            (OPPOSITE[y], (0.5, 0.99)),
+            (y, (0.5, 0.01)),
+        ):
             sides = {0.01: ("left", "bottom"), 0.99: ("right", "top"), 0.5: ("center", "center")}
             self.axes.text(
                 *where, letter, transform=self.axes.transAxes, color=PALE, fontsize=11, weight="bold", zorder=5,
@@ -77,7 +83,9 @@ class SliceView:
         for value in np.unique(label[label > 0]):
             inside = label == value
             rgba[inside] = (*colour_of(value), OPACITY)
-            outline = self.axes.contour(x, y, np.pad(inside, 1), [0.5], colors=[colour_of(value)], linewidths=1.2, zorder=3)
+            outline = self.axes.contour(
+                x, y, np.pad(inside, 1), [0.5], colors=[colour_of(value)], linewidths=1.2, zorder=3
+            )
             self._lines.append(outline)
         self._mask.set_data(rgba)
 
@@ -88,26 +96,26 @@ class SliceView:
         self._prompts = [a for value, some in points.items() for a in draw_prompts(self.axes, some, colour_of(value))]
 
 
-def save_slice(
-    path: Path, case: DemoCase, k: int, label: np.ndarray, points: Mapping[int, Sequence[Point]], title: str
-) -> None:
-    """Write one slice as PNG.
+def save_slices(path: Path, case: DemoCase, drawn: Mapping[int, Drawn], columns: int = 1) -> None:
+    """Write slices as PNG, in rows of ``columns``.
 
     Args:
         path: the PNG.
         case: what is shown.
-        k: the slice.
-        label: its label map ``(H, W)``.
-        points: its prompts: value of the object -> points in pixels.
-        title: what stands above.
+        drawn: slice -> title, label map ``(H, W)`` and prompts, known by their object's value.
+        columns: at most.
     """
-    ratio = label.shape[0] * case.aspect / label.shape[1]
-    width = min(8.0, 8.0 / ratio)
-    figure = new_figure(width, width * ratio + 0.4)
+    width, height = case.slices_last.shape[0], case.slices_last.shape[1] * case.aspect
+    columns = min(columns, len(drawn))
+    rows = -(-len(drawn) // columns)
+    side = 8.0 if len(drawn) == 1 else 3.2  # inches
+    scale = side / max(width, height)
+    figure = new_figure(scale * width * columns, (scale * height + 0.4) * rows)
     figure.set_facecolor(DARK)
-    view = SliceView(figure.add_subplot(), case)
-    view.axes.set_title(title, color=PALE, fontsize=11)
-    view.show_slice(k)
-    view.show_mask(label)
-    view.show_prompts(points)
+    for place, (k, (title, label, points)) in enumerate(drawn.items(), 1):
+        view = SliceView(figure.add_subplot(rows, columns, place), case)
+        view.axes.set_title(title, color=PALE, fontsize=11)
+        view.show_slice(k)
+        view.show_mask(label)
+        view.show_prompts(points)
     save_figure(figure, path)
