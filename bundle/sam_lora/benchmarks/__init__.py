@@ -1,0 +1,1 @@
+"""What the sections of scripts/benchmark.py measure."""
