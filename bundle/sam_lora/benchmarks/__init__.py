@@ -1,1 +1,0 @@
-"""What the sections of scripts/benchmark.py measure."""
