@@ -165,7 +165,7 @@ SUBJECTS: dict[str, Callable[[], Callable[[], Any]]] = {
 
 
 def data(slices: int = 600, json: str | None = None) -> None:
-    """Peak memory of `data.py ct_mr`: one large CT with its mask in every way of preparing, and one case against eight.
+    """Peak memory of `data.py ct_mr`: one large CT with its mask in every way of preparing, and two cases against eight.
 
     Args:
         slices: of the large CT, 512 x 512 each.
@@ -177,7 +177,7 @@ def data(slices: int = 600, json: str | None = None) -> None:
         _elsewhere(_write_cts, large, 1, slices)
         for title, options in PREPARATIONS.items():
             _measure(figures, f"512 x 512 x {slices}, {title}", large, *options)
-        for count in (1, 8):
+        for count in (2, 8):
             _elsewhere(_write_cts, small, count, 60)
             for processes in (1, 2):
                 title = f"{count} of 512 x 512 x 60, {processes} process{'es, the largest' if processes > 1 else ''}"

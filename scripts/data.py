@@ -98,7 +98,7 @@ def convert(source: str, target: str, overwrite: bool = False) -> None:
 def split(  # noqa: PLR0913  a command has options
     datalist: str, ratios: Any = (0.8, 0.1, 0.1), folds: int = 0, fold: int = 0, seed: int = 0, pattern: str | None = None,
     table: str | None = None, column: str = "patient", stratify: Any = None, copy: bool = False, link: bool = False,
-    processes: int = PROCESSES,
+    processes: int = 1,
 ) -> None:  # fmt: skip
     """Split a datalist's cases into training, validation and test, by patient; those split before stay where they are.
 
@@ -233,15 +233,14 @@ def _json(path: str) -> Any:
         raise CaseError(f"{path} cannot be read as JSON: {error}.") from error
 
 
+COMMANDS = {
+    "ct_mr": ct_mr,
+    "images": images,
+    "convert": convert,
+    "split": split,
+    "inspect": inspect,
+    "decathlon": decathlon,
+}
+
 if __name__ == "__main__":
-    run(
-        {
-            "ct_mr": ct_mr,
-            "images": images,
-            "convert": convert,
-            "split": split,
-            "inspect": inspect,
-            "decathlon": decathlon,
-        },
-        "data.py",
-    )
+    run(COMMANDS, "data.py")

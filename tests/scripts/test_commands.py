@@ -27,17 +27,15 @@ def test_every_script_is_known_here():
 def test_help_fits_a_screen(script, monkeypatch, capsys):
     for command in [[], *([c] for c in COMMANDS[script])]:
         text = help_of(script, command, monkeypatch, capsys)
-        assert 3 < len(text.splitlines()) <= 80, (script, command)
+        assert 3 <= len(text.splitlines()) <= 40, (script, command)
+        assert max(map(len, text.splitlines())) <= 110, (script, command)
 
 
 def help_of(script, command, monkeypatch, capsys):
     import runpy
 
     monkeypatch.setattr(sys, "argv", [script, *command, "--help"])
-    monkeypatch.setenv("PAGER", "cat")
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(REPOSITORY / "scripts" / script), run_name="__main__")
-    assert stop.value.code == 0
+    runpy.run_path(str(REPOSITORY / "scripts" / script), run_name="__main__")
     captured = capsys.readouterr()
     return captured.out + captured.err
 

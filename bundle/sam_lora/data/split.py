@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from sam_lora.cases import CaseError
 from sam_lora.data.patients import Patients
 
-NODES = 10  # of the search, then the best so far is taken; a limit in seconds would depend on the machine
 SECTIONS = ("training", "validation", "test")
 
 
@@ -23,9 +21,9 @@ def split_patients(
 ) -> dict[str, int]:
     """Assign every patient to a part.
 
-    Those assigned before stay. How many patients of each kind (those that show the same labels) go where is the whole
-    numbers nearest to the ratios, see :func:`_counts`; who goes is decided by a hash of seed and name, which does not
-    depend on who else is there.
+    Those assigned before stay. The others, in an order that is a hash of seed and name and does not depend on who else
+    is there, go one by one where most are missing: every part gets its share, rounded up or down. Then two of them
+    change places as long as this brings the number of patients who show each label nearer to its shares.
 
     Args:
         patients: patient -> labels that the split is balanced by; none for a plain split.
@@ -42,75 +40,51 @@ def split_patients(
     total = sum(ratios)
     if any(r < 0 for r in ratios) or total <= 0:
         raise CaseError(f"ratios must be numbers of at least 0, not all 0, got {list(ratios)}.")
+    shares = np.asarray(ratios, float) / total
     assigned = {p: part for p, part in (before or {}).items() if p in patients}
-    kinds = sorted(set(patients.values()), key=lambda kind: _order(seed, "|".join(sorted(kind))))
-    new = {kind: [p for p in patients if patients[p] == kind and p not in assigned] for kind in kinds}
-    there = np.zeros((len(kinds), len(ratios)), int)
-    for patient, part in assigned.items():
-        there[kinds.index(patients[patient]), part] += 1
-    counts = _counts(kinds, [len(new[kind]) for kind in kinds], there, [r / total for r in ratios])
-    for kind, row in zip(kinds, counts, strict=True):
-        places = np.repeat(np.arange(len(ratios)), row)
-        for patient, part in zip(sorted(new[kind], key=lambda p: _order(seed, p)), places, strict=True):
-            assigned[patient] = int(part)
-    return assigned
+    new = sorted(patients.keys() - assigned.keys(), key=lambda p: _order(seed, p))
+    missing = shares * len(patients) - np.bincount([*assigned.values()], minlength=len(shares))
+    parts = np.zeros(len(new), int)
+    for n in range(len(new)):
+        parts[n] = np.argmax(np.where(shares > 0, np.round(missing, 9), -np.inf))
+        missing[parts[n]] -= 1
+    labels = sorted(set().union(*patients.values()))
+    shows = np.array([[label in patients[p] for label in labels] for p in [*assigned, *new]], float)
+    if labels:
+        parts = _balanced(shows, np.array([*assigned.values(), *parts], int), shares, len(assigned))[len(assigned) :]
+    return assigned | dict(zip(new, parts.tolist(), strict=True))
 
 
-def _counts(
-    kinds: Sequence[frozenset[str]], new: Sequence[int], there: np.ndarray, shares: Sequence[float]
-) -> np.ndarray:
-    """How many new patients of each kind go to each part: an integer program.
-
-    Each part should have its share of all patients, and its share of those who show each label: within one patient,
-    that is, rounded up or down. The parts come first, then the labels; last, the parts are as near as can be.
+def _balanced(shows: np.ndarray, parts: np.ndarray, shares: np.ndarray, fixed: int) -> np.ndarray:
+    """Let patients change places while that makes the sum of squares of what labels have too many or too few smaller.
 
     Args:
-        kinds: the labels that each kind of patient shows.
-        new: new patients of each kind.
-        there: ``(kinds, parts)``: patients who are assigned already.
-        shares: of the parts, summing to 1.
+        shows: ``(patients, labels)``, 1 where a patient shows a label.
+        parts: ``(patients,)``.
+        shares: of the parts.
+        fixed: so many of the first patients stay.
 
     Returns:
-        ``(kinds, parts)``, integers.
-
-    Raises:
-        CaseError: if there are too many labels for an answer within a minute.
+        The new parts.
     """
-    labels = sorted(set().union(*kinds))
-    # Which kinds are counted together: all of them for the parts, then those that show a label.
-    groups = np.array([[1] * len(kinds), *([label in kind for kind in kinds] for label in labels)], float)
-    parts, sums = len(shares), groups @ there
-    wanted = np.round(np.outer(groups @ (np.asarray(new) + there.sum(1)), shares), 9)
-    # Variables: the counts; how far each sum is beyond its share rounded up or down; how far the parts are from theirs.
-    counted = sparse.csr_matrix(sparse.kron(groups, sparse.eye(parts)))
-    everyone = sparse.kron(sparse.eye(len(kinds)), np.ones((1, parts)))
-    beyond, near = sparse.eye(sums.size), sparse.eye(parts)
-    matrix = sparse.bmat(
-        [
-            [counted, beyond, None],
-            [counted, -beyond, None],
-            [counted[:parts], None, near],
-            [counted[:parts], None, -near],
-            [everyone, None, None],
-        ]
-    )
-    low, high, exact = (v.ravel() for v in (np.floor(wanted) - sums, np.ceil(wanted) - sums, wanted[0] - sums[0]))
-    free = np.inf
-    lower = np.concatenate([low, np.full(sums.size, -free), exact, np.full(parts, -free), new])
-    upper = np.concatenate([np.full(sums.size, free), high, np.full(parts, free), exact, new])
-    most = [free if share else 0 for share in shares] * len(kinds) + [free] * (sums.size + parts)
-    priority = np.full(sums.shape, 10.0 * (1 + sum(new)))
-    priority[0] **= 2
-    found = milp(
-        np.concatenate([np.zeros(there.size), priority.ravel(), np.ones(parts)]),
-        integrality=np.repeat([1, 0], [there.size, sums.size + parts]),
-        bounds=Bounds(0, most),
-        constraints=LinearConstraint(matrix, lower, upper),
-        options={"node_limit": NODES},
-    )
-    if found.x is None:
-        raise CaseError(f"No split balances {len(labels)} labels: name those that matter, --stratify A,B.")
-    return np.round(found.x[: there.size]).astype(int).reshape(there.shape)
+    parts, movable = parts.copy(), np.arange(len(parts)) >= fixed
+    while True:
+        surplus = np.stack([shows[parts == n].sum(0) for n in range(len(shares))]) - np.outer(shares, shows.sum(0))
+        best, pair = -1e-6, None
+        for one, other in combinations(range(len(shares)), 2):
+            here, there = (np.flatnonzero((parts == n) & movable) for n in (one, other))
+            if len(here) and len(there):
+                gain = shows @ (surplus[one] - surplus[other])
+                differ = (shows.sum(1)[here][:, None] + shows.sum(1)[there]) - 2 * shows[here] @ shows[there].T
+                change = np.round(
+                    gain[there] - gain[here][:, None] + differ, 9
+                )  # half of the sum's; ties as everywhere
+                if change.min() < best:
+                    a, b = np.unravel_index(change.argmin(), change.shape)
+                    best, pair = change.min(), (here[a], there[b])
+        if pair is None:
+            return parts
+        parts[[*pair]] = parts[[*pair[::-1]]]
 
 
 def _order(seed: int, patient: str) -> str:

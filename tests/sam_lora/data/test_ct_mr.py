@@ -2,9 +2,12 @@
 
 import json
 
+import itk
 import nibabel
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
 from sam_lora.cases import CaseError, read_array, read_case, write_mask
 from sam_lora.data.convert import convert
@@ -132,6 +135,23 @@ def test_golden_values_of_a_real_mr(data_dir, tmp_path):
         expected[raw == 0] = 0
         assert np.abs(file["imgs"].T - expected).max() <= 0.5 + 1e-3
         assert np.allclose(file["spacing"], 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["JPEG", "JPEG2000"])
+def test_compressed_dicom_is_read_to_the_last_value(name, tmp_path):
+    volume, _ = phantom_volume()
+    affine = grid("oblique")
+    (tmp_path / name).mkdir()
+    for path in write_series(tmp_path / "plain", volume, affine).iterdir():
+        image = itk.imread(str(path), itk.SS)
+        writer = itk.GDCMImageIO.New(KeepOriginalUID=True, UseCompression=True)
+        writer.SetCompressionType(getattr(itk.GDCMImageIOEnums, f"Compression_{name}"))
+        itk.imwrite(image, str(tmp_path / name / path.name), imageio=writer)
+    syntax = pydicom.dcmread(tmp_path / name / "000.dcm").file_meta.TransferSyntaxUID
+    assert syntax in {"JPEG": (JPEGLosslessSV1,), "JPEG2000": (JPEG2000Lossless,)}[name]
+    array, meta = read_array(tmp_path / name, "imgs")
+    assert np.array_equal(array, volume)
+    assert np.allclose(meta["affine"], affine, atol=1e-4)
 
 
 def test_what_is_done_is_skipped_and_one_broken_case_stops_no_other(tmp_path):
