@@ -163,9 +163,12 @@ def inspect(
         window: of CT that is not prepared yet, as in ct_mr; by default percentiles, as for MR.
         processes: how many cases at once.
     """
-    cases = list_cases(dataset_dir or str(Path(datalist).absolute().parent), datalist)
+    start = Path(dataset_dir or Path(datalist).parent).expanduser().absolute()
+    cases = list_cases(str(start), datalist)
     intensity = volumes.window_of("MR" if window is None else "CT", _window(window))
     reports, between = inspect_datalist(cases, intensity, processes)
+    for one in reports:
+        one.problems = [problem.replace(f"{start}/", "") for problem in one.problems]
     if report:
         write_inspection(Path(report), Path(datalist).name, reports, between, cases["labels"])
         print(report)

@@ -128,6 +128,6 @@ def run_python(*arguments, cwd, **environment):
     import subprocess
 
     return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True,
+        [sys.executable, *map(str, arguments)], cwd=cwd, env={**os.environ, **environment}, capture_output=True, encoding="utf-8",
         timeout=900, check=False,
     )  # fmt: skip

@@ -104,7 +104,7 @@ def _look_at_image(
     report.content = hashlib.sha256(f"{array.shape}".encode() + np.ascontiguousarray(array).data).hexdigest()
     finite = np.isfinite(array)
     if not finite.all():
-        report.problems.append(f"{int((~finite).sum())} pixels are NaN or infinite")
+        report.problems.append(f"{int((~finite).sum())} of {finite.size} voxels are NaN or infinite")
         array = np.where(finite, array, 0)
     report.intensities = tuple(float(v) for v in np.percentile(array, [0, 50, 100]))  # type: ignore[assignment]
     least, _, largest = report.intensities
@@ -136,7 +136,7 @@ def _look_at_label(
         if labels and int(value) not in labels:
             report.problems.append(f"value {value} has no name in the datalist")
         if count < TINY:
-            report.problems.append(f"{labels.get(int(value), value)} has only {count} voxels")
+            report.problems.append(f"{labels.get(int(value), value)} has only {count} voxel{'s' if count > 1 else ''}")
     k = report.slice = int((label > 0).sum((0, 1)).argmax())
     report.picture = outline(np.ascontiguousarray(np.swapaxes(shown[:, :, k], 0, 1)), label[:, :, k].T)
 

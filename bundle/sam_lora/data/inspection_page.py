@@ -15,6 +15,7 @@ from sam_lora.files import write_aside
 from sam_lora.page import inline_picture, inline_png
 from sam_lora.plots import PALETTE, new_figure
 
+_TIMES = " \N{MULTIPLICATION SIGN} "
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1.5rem; color: #1c2733 }
 h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem } a { color: inherit }
@@ -24,8 +25,10 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin: 
 .problems h2 { margin: 0 0 .4rem; color: #a93226 } .problems table { font-size: 1rem }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e3e8ee }
+td { white-space: nowrap } td:last-child { white-space: normal }
+tr.bad td:first-child, figure.bad figcaption { color: #a93226; font-weight: 600 } figcaption span { font-weight: 400 }
 .problems td { border: 0; padding: .1rem 1.2rem .1rem 0 } th { color: #5b6875; font-weight: 600; white-space: nowrap }
-.wide { overflow-x: auto } .bad { color: #a93226 } img.chart { max-width: 100%; display: block; margin-bottom: 1rem }
+.wide { overflow-x: auto } img.chart { max-width: 100%; display: block; margin-bottom: 1rem }
 .legend span { margin-right: 1.2rem; white-space: nowrap } .legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: 2px }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: .9rem }
 figure { margin: 0; font-size: .8rem; line-height: 1.35 } figure img { width: 100%; aspect-ratio: 1; object-fit: contain; background: #000; border-radius: 4px }
@@ -50,21 +53,25 @@ def write_inspection(
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>",
         f"<title>{escape(title)}</title><style>{_STYLE}</style>",
-        f"<h1>{escape(title)}: {len(reports)} cases</h1><div class='facts'>{' &middot; '.join(facts)}</div>",
+        f"<h1>{escape(title)}: {_counted(len(reports), 'case')}</h1><div class='facts'>{' &middot; '.join(facts)}</div>",
         _problems(reports, between),
     ]
-    if any(r.volumes for r in reports):
-        parts += ["<h2>How much of each label</h2><p class='note'>One dot per case.</p>", _volumes(reports, labels)]
-    if any(r.histogram.size for r in reports):
-        parts += ["<h2>Intensities against the window</h2>", _histograms(reports)]
     if any(r.picture is not None for r in reports):
         order = sorted((r for r in reports if r.picture is not None), key=lambda r: not r.problems)
         note = "The slice with most label, as the network sees it; cases with problems come first."
         sheet = f"<div class='sheet'>{''.join(map(_cell, order))}</div>"
         parts += [f"<h2>Contact sheet</h2><p class='note'>{note}</p>", _legend(reports, labels), sheet]
+    if any(r.histogram.size for r in reports):
+        parts += ["<h2>Intensities against the window</h2>", _histograms(reports)]
+    if any(r.volumes for r in reports):
+        parts += ["<h2>How much of each label</h2><p class='note'>One dot per case.</p>", _volumes(reports, labels)]
     parts += ["<h2>Cases</h2>", _table(reports, labels), "</html>"]
     with write_aside(path) as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _problems(reports: Sequence[CaseReport], between: Sequence[str]) -> str:
@@ -73,19 +80,20 @@ def _problems(reports: Sequence[CaseReport], between: Sequence[str]) -> str:
     if not rows:
         return "<div class='well'>No problem found.</div>"
     cells = "".join(f"<tr><td>{where}</td><td>{escape(what)}</td></tr>" for where, what in rows)
-    return f"<div class='problems'><h2>{len(rows)} problems</h2><table>{cells}</table></div>"
+    return f"<div class='problems'><h2>{_counted(len(rows), 'problem')}</h2><table>{cells}</table></div>"
 
 
 def _volumes(reports: Sequence[CaseReport], labels: Mapping[int, str]) -> str:
     """A row of dots per label; on a logarithmic scale where the labels differ much."""
     values = sorted({v for r in reports for v in r.volumes}, reverse=True)
-    figure = new_figure(11, 0.9 + 0.32 * len(values))
+    figure = new_figure(11, 0.9 + (0.32 if len(values) < 13 else 0.2) * len(values))
     axes = figure.add_subplot()
     for place, value in enumerate(values):
         amounts = [r.volumes[value] for r in reports if value in r.volumes]
         height = place + np.resize([0, 0.15, -0.15, 0.08, -0.08], len(amounts))
         axes.plot(amounts, height, ".", color=PALETTE[(value - 1) % len(PALETTE)] / 255, markersize=7, alpha=0.7)
-    axes.set_yticks(range(len(values)), [f"{labels.get(v, '')} ({v})" for v in values])
+    axes.set_yticks(range(len(values)), [f"{labels[v]} ({v})" if v in labels else str(v) for v in values], fontsize=9)
+    axes.set_ylim(-0.5, len(values) - 0.5)
     every = [amount for r in reports for amount in r.volumes.values()]
     if max(every) > 50 * min(every):
         axes.set_xscale("log")
@@ -134,8 +142,10 @@ def _chart(figure: object, name: str) -> str:
 
 
 def _legend(reports: Sequence[CaseReport], labels: Mapping[int, str]) -> str:
-    rows = []
-    for value in sorted({v for r in reports for v in r.volumes}):
+    rows, values = [], sorted({v for r in reports for v in r.volumes})
+    if len(values) > len(PALETTE):
+        return "<p class='note'>There are more labels than colours: labels whose values differ by 7 share one.</p>"
+    for value in values:
         red, green, blue = PALETTE[(value - 1) % len(PALETTE)]
         name = escape(labels.get(value, str(value)))
         rows.append(f"<span><i style='background: rgb({red}, {green}, {blue})'></i>{name}</span>")
@@ -145,7 +155,8 @@ def _legend(reports: Sequence[CaseReport], labels: Mapping[int, str]) -> str:
 def _cell(report: CaseReport) -> str:
     name, kind = escape(report.name), " class='bad'" if report.problems else ""
     picture = "" if report.picture is None else inline_picture(report.picture)
-    caption = f"<figcaption>{name}<br><span>{report.section}, slice {report.slice}</span></figcaption>"
+    where = report.section if report.shape[2] == 1 else f"{report.section}, slice {report.slice}"
+    caption = f"<figcaption>{name}<br><span>{where}</span></figcaption>"
     return f"<figure{kind}><img alt='{name}' src='{picture}'>{caption}</figure>"
 
 
@@ -162,9 +173,10 @@ def _table(reports: Sequence[CaseReport], labels: Mapping[int, str]) -> str:
     )
     rows = [f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"]
     for r in reports:
-        amounts = ", ".join(f"{labels.get(v, str(v))} {amount:.3g} {r.unit}" for v, amount in r.volumes.items())
-        spacing = " x ".join(f"{s:.3g}" for s in r.spacing) if r.unit == "ml" else ""
-        cells = [r.name, r.patient, r.section, " x ".join(map(str, r.shape)), spacing,
+        digits = ",.0f" if r.unit == "pixels" else ".3g"
+        amounts = ", ".join(f"{labels.get(v, str(v))} {amount:{digits}} {r.unit}" for v, amount in r.volumes.items())
+        spacing = _TIMES.join(f"{s:.3g}" for s in r.spacing) if r.unit == "ml" else ""
+        cells = [r.name, r.patient, r.section, _TIMES.join(map(str, r.shape)), spacing,
                  ", ".join(f"{v:.4g}" for v in r.intensities), ", ".join(f"{c:.1%}" for c in r.clipped), amounts]  # fmt: skip
         kind = " class='bad'" if r.problems else ""
         rows.append(f"<tr id='{escape(r.name)}'{kind}>{''.join(f'<td>{escape(c)}</td>' for c in cells)}</tr>")
