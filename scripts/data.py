@@ -202,8 +202,9 @@ def _window(value: Any) -> Any:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    """One label or several, as fire hands them over."""
-    return tuple(str(v) for v in (value if isinstance(value, list | tuple) else [value]))
+    """One label or several, as fire hands them over: names with spaces come as one text."""
+    values = value if isinstance(value, list | tuple) else str(value).split(",")
+    return tuple(str(v).strip() for v in values)
 
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:

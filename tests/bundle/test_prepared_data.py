@@ -24,11 +24,11 @@ def test_a_real_folder_becomes_a_datalist_that_trains_and_evaluates(folder, data
     assert data("split", "out/datalist.json", "--ratios", "3,1,1")[1] == "training 3, validation 1, test 1\n"
     assert data("inspect", "out/datalist.json")[0] == 0
     where = {"dataset_dir": str(tmp_path / "out"), "datalist": str(tmp_path / "out" / "datalist.json")}
-    run = train(tmp_path, epochs=1, every=8, **where)
+    run = train(tmp_path, epochs=1, every=30, **where)
     assert len(json.loads((run / "history.json").read_text())) == 1
     adapter = str(run / "adapter_best.safetensors")
     evaluated = execute(
-        [TRAIN, EVALUATE], "train", tmp_path / "evaluation", adapter=adapter, device="cpu", every=8, **where
+        [TRAIN, EVALUATE], "train", tmp_path / "evaluation", adapter=adapter, device="cpu", every=30, **where
     )
     rows = json.loads((evaluated / "metrics.json").read_text())["rows"]
     assert {row["label"] for row in rows} <= {"anterior", "posterior", "nerve", "vessel"}

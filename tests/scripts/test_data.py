@@ -41,6 +41,13 @@ def test_from_volumes_to_a_split_and_inspected_datalist(volumes, data):
     assert (volumes / "r.html").stat().st_size > 10_000
 
 
+def test_labels_are_given_by_names_with_spaces_too(volumes, data):
+    names = '{"1": "left bar", "2": "right bar", "3": "block"}'
+    merge = '{"bars": ["left bar", "right bar"]}'
+    assert data("ct_mr", "i", "l", "out", "--names", names, "--keep", "left bar, right bar", "--merge", merge)[0] == 0
+    assert datalist(volumes)["labels"] == {"1": "bars"}
+
+
 def test_several_processes_and_a_process_of_its_own(tmp_path):
     write_volumes(tmp_path, 2)
     script, environment = REPOSITORY / "scripts" / "data.py", {"PYTHONPATH": str(REPOSITORY / "bundle")}

@@ -131,10 +131,12 @@ def add_to_datalist(folder: Path, section: str, cases: Sequence[Prepared], small
                     f"Value {value} is {name!r} in {case.image.name} and {names[value]!r} in other cases of {folder}; "
                     "give both the same --names, or another OUT."
                 )
-        own, entry = known.get(stem(case.image), (section, {"patient": case.patient}))
-        if not entry.get("image"):
-            content[own].append(entry)
-        entry |= {"image": case.image.name, "label": case.label.name}
+        files = {"image": case.image.name, "label": case.label.name}
+        own, entry = known.get(stem(case.image), (section, None))
+        if entry is None:
+            entry = {**files, "patient": case.patient}
+            content[section].append(entry)
+        entry |= files
         entry.pop("small_removed", None)
         if small_removed and own == "training":
             entry["small_removed"] = True

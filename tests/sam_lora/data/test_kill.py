@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -86,12 +85,12 @@ def write_volumes(folder, count):
 def test_volumes(tmp_path, start, data):
     write_volumes(tmp_path, 32)
     assert data("ct_mr", "i", "l", "whole")[0] == 0
-    out, moments = tmp_path / "out", random.Random(0)
+    out, moments = tmp_path / "out", np.random.RandomState(0)
     command = ("ct_mr", "i", "l", "out", "--processes", 2)
     kills = 0
     for enough in (0, 1, 5, 10, 16, 22, 27):
         wait_for = lambda n=enough: out.is_dir() and len(list(out.glob("c*.npz"))) >= n  # noqa: E731
-        kills += kill_when(start(*command), wait_for, moments.random() * 0.1)
+        kills += kill_when(start(*command), wait_for, moments.rand() * 0.1)
         assert set(contents(out)) <= {*(f"c{n:02d}.npz" for n in range(32)), "datalist.json"}
     assert kills >= 6
     finish(start(*command))
