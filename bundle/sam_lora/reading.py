@@ -129,7 +129,7 @@ def series_files(folder: Path) -> list[str]:
     if len(headers) > 2 and all(tag in header for header in headers for tag in tags):
         across = np.cross(*np.reshape(np.asarray(headers[0].ImageOrientationPatient, float), (2, 3)))
         gaps = np.diff([np.dot(across, np.asarray(header.ImagePositionPatient, float)) for header in headers])
-        if np.abs(gaps - np.median(gaps)).max() > 0.1 * abs(np.median(gaps)):
+        if np.abs(gaps - np.median(gaps)).max() >= 0.1 * abs(np.median(gaps)):
             raise CaseError(
                 f"The slices of {folder} are {np.abs(gaps).min():.3g} to {np.abs(gaps).max():.3g} mm apart: some are "
                 "missing, or it is no one volume."

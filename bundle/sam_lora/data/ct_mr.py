@@ -161,7 +161,7 @@ def _by_name(
     missing = [name for name in found.values() if name not in values]
     if missing:
         raise CaseError(f"{path} has the segment {missing[0]!r}, which names does not have: {', '.join(values)}.")
-    lookup = np.zeros(max(found) + 1, np.int32)
+    lookup = np.zeros(max(found) + 1, np.uint8 if max(names) < 256 else np.int32)
     lookup[list(found)] = [values[name] for name in found.values()]
     return lookup[label], dict(names)
 

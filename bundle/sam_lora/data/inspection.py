@@ -101,7 +101,9 @@ def _look_at_image(
     """Measure an image; returns it as uint8."""
     report.shape = array.shape
     report.spacing = tuple(float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
-    report.content = hashlib.sha256(f"{array.shape}".encode() + np.ascontiguousarray(array).data).hexdigest()
+    digest = hashlib.sha256(f"{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    report.content = digest.hexdigest()
     finite = np.isfinite(array)
     if not finite.all():
         report.problems.append(f"{int((~finite).sum())} of {finite.size} voxels are NaN or infinite")

@@ -99,11 +99,10 @@ def _values(label: str, names: Mapping[int, str]) -> list[int]:
 def _split_parts(label: np.ndarray, names: dict[int, str], one: str) -> tuple[np.ndarray, dict[int, str]]:
     result, left = label.copy(), dict(names)
     for value in _values(one, names):
-        box = (ndimage.find_objects((label == value).view(np.uint8)) or [None])[
-            0
-        ]  # a small part of a large volume, as a rule
-        if box is None:
+        found = ndimage.find_objects((label == value).view(np.uint8))
+        if not found:
             continue
+        box = found[0]  # a small part of a large volume, as a rule
         parts, count = ndimage.label(label[box] == value, structure=np.ones((3,) * label.ndim))
         if max(left) + count > np.iinfo(result.dtype).max:
             result = result.astype(np.int32)

@@ -122,6 +122,13 @@ def mix_two_series(folder):
         shutil.move(path, folder / "i" / f"b{path.name}")
 
 
+def one_place(folder):
+    for path in (folder / "i").iterdir():
+        header = pydicom.dcmread(path)
+        header.ImagePositionPatient = [0, 0, 0]
+        header.save_as(path)
+
+
 def no_pixels(folder):
     path = folder / "i" / "000.dcm"
     for other in (folder / "i").iterdir():
@@ -181,6 +188,7 @@ BROKEN = {  # what is wrong -> how it is planted, the command, its sentence
     "two images of one name": (two_endings, MR, "Two images are called a"),
     "an empty folder": (lambda f: (f / "i").mkdir(), MR, "Nothing is found in i"),
     "a slice that is missing": (series(lose_a_slice), CT, "The slices of i are 1 to 2 mm apart: some are missing"),
+    "slices all at one place": (series(one_place), CT, "The slices of i are 0 to 0 mm apart"),
     "a slice that is cut": (series(cut_a_slice), CT, "001.dcm cannot be read as a DICOM image: it is cut short"),
     "a slice of which only the beginning is there": (series(cut_the_last_slice), CT, "003.dcm cannot be read as a DICOM image"),
     "two series in one folder": (series(mix_two_series), CT, "i holds 2 DICOM series"),

@@ -99,7 +99,7 @@ def test_every_planted_fault_is_found_and_nothing_else(folder):
         assert any(re.search(sentence, problem) for problem in found), (name, found)
     assert len(found) == len(FAULTS), found
     write_inspection(folder / "report.html", "mine", reports, between, {1: "bar", 2: "block"})
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert "mine: 14 cases" in page
     assert f"{len(FAULTS)} problems" in page
     assert page.count("<figure class='bad'>") == sum(bool(r.problems) and r.picture is not None for r in reports) >= 7
@@ -143,7 +143,7 @@ def test_pictures_are_measured_in_pixels(tmp_path):
 def test_a_page_without_a_case_that_could_be_read(tmp_path):
     report = CaseReport("<a>", "test", "p", problems=["broken & lost"])
     write_inspection(tmp_path / "r.html", "list", [report], ["both"], {})
-    page = (tmp_path / "r.html").read_text()
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "&lt;a&gt;" in page
     assert "<a>" not in page
     assert "broken &amp; lost" in page
