@@ -70,7 +70,7 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
         "sam_lora.networks",
         "sam_lora.weights",
     },
-    "reading": {"numpy", "monai", "PIL"},
+    "reading": {"numpy", "monai", "itk", "PIL"},
     "cases": {"numpy", "nibabel", "PIL", "sam_lora.adapter", "sam_lora.files", "sam_lora.reading"},
     "datalist": {"sam_lora.cases", "sam_lora.reading"},
     "dicom_seg": {"numpy", "sam_lora", "sam_lora.cases", "sam_lora.files"},

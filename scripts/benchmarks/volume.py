@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import os
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,13 @@ from tqdm import tqdm
 from sam_lora.build import build_sam_lora
 from sam_lora.cases import read_image, read_label
 from sam_lora.embedding import Embedder
+from sam_lora.files import write_json
 from sam_lora.metrics import dice
 from sam_lora.requests import read_requests
 from sam_lora.segmentation import segment
 from sam_lora.volumes import Volume
 
+COMMAND = Path(__file__).parents[1] / "benchmark.py"
 # kidneys, liver and spleen in TotalSegmentator's numbers: its own output, not ground truth
 CT_ORGANS = {1: "spleen", 2: "kidney right", 3: "kidney left", 5: "liver"}
 HIPPOCAMPUS = {1: "hippocampus anterior", 2: "hippocampus posterior"}
@@ -133,14 +139,44 @@ def ct_and_hippocampus(data: Path, every: int = 1) -> dict[str, list[Row]]:
     }
 
 
-def long_volume(slices: int) -> str:
-    """Propagate one object through a synthetic volume of 512 x 512 pixels, and say what it cost as JSON.
+def volume(data: str | None = None, every: int = 1, lengths: Any = (30, 300), json: str | None = None) -> None:
+    """Time and memory of long volumes; then Dice of objects from one box beside the oracle, on CT and MR.
+
+    Args:
+        data: folder of the real images; $SAM_LORA_DATA by default, without either only the long volumes are run.
+        every: take every n-th hippocampus case.
+        lengths: slices of the synthetic volumes, 512 x 512 each.
+        json: also write the figures there.
+    """
+    figures: dict[str, Any] = {}
+    # First, while this process is small: one that it starts counts this one's peak memory as its own.
+    peaks = []
+    for slices in lengths:
+        command = [sys.executable, str(COMMAND), "long_volume", str(slices)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603  our own script
+        cost = figures[f"512 x 512 x {slices}"] = loads(done.stdout.splitlines()[-1])
+        peaks.append(cost["peak_gb"])
+        print(
+            f"512 x 512 x {slices}: {cost['reached']} slices in {cost['seconds']:.0f} s, "
+            f"{cost['slices_per_second']:.2f} a second, peak {cost['peak_gb']:.2f} GB, {peaks[-1] / peaks[0]:.2f}x",
+            flush=True,
+        )
+    data = data or os.environ.get("SAM_LORA_DATA")
+    if data:
+        print("\nvit_t as published, no training. One box: on the object's middle slice, k0 = k1, propagated.")
+        print("Oracle: a box on every slice. Boxes are those of the labels.")
+        for title, rows in ct_and_hippocampus(Path(data), every).items():
+            figures[title] = [dataclasses.asdict(row) for row in rows]
+            print(f"\n{title}\n{table(rows)}", flush=True)
+    if json:
+        write_json(Path(json), figures)
+
+
+def long_volume(slices: int) -> None:
+    """Propagate one object through a synthetic volume of 512 x 512 pixels; print its cost as JSON.
 
     Args:
         slices: of the volume; the object, a drifting ellipse in noise, is on all of them.
-
-    Returns:
-        ``{"seconds": ..., "slices_per_second": ..., "peak_gb": ..., "reached": ...}`` of this process.
     """
     generator = np.random.default_rng(0)
     image = generator.integers(30, 70, (512, 512, slices), dtype=np.uint8)
@@ -155,11 +191,10 @@ def long_volume(slices: int) -> str:
     started = time.perf_counter()
     found = segment(embedder, volume, objects, propagated=True)
     seconds = time.perf_counter() - started
-    return json.dumps(
-        {
-            "seconds": seconds,
-            "slices_per_second": slices / seconds,
-            "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-            "reached": int(found.any((0, 1)).sum()),
-        }
-    )
+    cost = {
+        "seconds": seconds,
+        "slices_per_second": slices / seconds,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "reached": int(found.any((0, 1)).sum()),
+    }
+    print(dumps(cost))

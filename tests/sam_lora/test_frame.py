@@ -52,7 +52,9 @@ def test_a_drawn_mask_that_is_decoded_is_none_beside_the_slice(toy_sam):
         assert logits.untyped_storage().nbytes() == logits.nbytes
     assert not torch.equal(with_mask, without)
     assert iou.shape == ()
-    expected = toy_sam.decode(frame.embedding, torch.tensor([[[[2.0, 3], [30, 20]]]]), torch.tensor([[[2, 3]]]), (30, 40))
+    expected = toy_sam.decode(
+        frame.embedding, torch.tensor([[[[2.0, 3], [30, 20]]]]), torch.tensor([[[2, 3]]]), (30, 40)
+    )
     assert F.l1_loss(without[: frame.extent[0]], expected[0][0, 0, 0][: frame.extent[0]]) < 1e-5
 
 
