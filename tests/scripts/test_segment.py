@@ -129,6 +129,26 @@ def test_another_axis_is_the_turned_image_s_first(segment, volume, tmp_path):
     assert np.array_equal(np.transpose(turned_mask, (1, 2, 0)), mask)
 
 
+def test_no_file_is_overwritten_unasked_and_the_image_never(segment, volume, tmp_path):
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    code, _, err = segment("v.nii.gz", "--output", "l.nii.gz", "--mask", "l.nii.gz")
+    assert code == 1
+    assert "l.nii.gz is there already: --overwrite replaces it" in err
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "v.nii.gz")
+    for name in ("v.nii.gz", "link.nii.gz"):
+        code, _, err = segment("v.nii.gz", "--output", name, "--box", BAR, "--overwrite")
+        assert code == 1
+        assert f"{name} is there already: it is the image itself" in err
+    Image.fromarray(phantom()[0][2]).save(tmp_path / "p.png")
+    before["p.png"] = (tmp_path / "p.png").read_bytes()
+    code, _, err = segment("p.png", "--output", "m.png", "--box", "8,19,5,11", "--overlay", "p.png", "--overwrite")
+    assert code == 1
+    assert "p.png is there already: it is the image itself" in err
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name != "link.nii.gz"} == before
+    assert segment("v.nii.gz", "--output", "l.nii.gz", "--mask", "l.nii.gz", "--overwrite")[0] == 0
+    assert (tmp_path / "l.nii.gz").read_bytes() != before["l.nii.gz"]
+
+
 WRONG = {
     "nothing asked": (["v.nii.gz"], "Give one of --prompts, --box, --label, --mask and --everything, got none"),
     "two ways": (["v.nii.gz", "--box", BAR, "--everything"], "got box, everything"),
