@@ -12,10 +12,11 @@ from sam_lora.cli import run
 from sam_lora.data import convert as conversion
 from sam_lora.data import ct_mr as volumes
 from sam_lora.data import pictures, sources
-from sam_lora.data.inspection import across_cases, inspect_case
+from sam_lora.data.inspection import inspect_datalist
 from sam_lora.data.inspection_page import write_inspection
 from sam_lora.data.labels import LabelRules
-from sam_lora.data.split import split_datalist
+from sam_lora.data.patients import Patients, labels_shown, read_patients
+from sam_lora.data.split import SECTIONS, split_datalist
 from sam_lora.data.transfer import transfer
 from sam_lora.datalist import list_cases, read_raw_datalist
 from sam_lora.files import write_json
@@ -52,7 +53,7 @@ def ct_mr(  # noqa: PLR0913  a command has options
         raise CaseError(f"format must be npz or nifti, got {format!r}.")
     rules = LabelRules(_texts(keep), _texts(drop), _mapping(merge, "merge"), _mapping(rename, "rename"),
                        None if split is None else str(split), min_volume, min_area)  # fmt: skip
-    intensity = volumes.window_of(str(modality), tuple(window) if isinstance(window, list) else window)
+    intensity = volumes.window_of(str(modality), _window(window))
     print(
         volumes.prepare(
             images, labels, Path(out), intensity, rules, _names(names), section, format == "nifti", processes
@@ -94,11 +95,14 @@ def convert(source: str, target: str, overwrite: bool = False) -> None:
         print(path)
 
 
-def split(
+def split(  # noqa: PLR0913  a command has options
     datalist: str, ratios: Any = (0.8, 0.1, 0.1), folds: int = 0, fold: int = 0, seed: int = 0, pattern: str | None = None,
-    copy: bool = False, link: bool = False,
+    table: str | None = None, column: str = "patient", stratify: Any = None, copy: bool = False, link: bool = False,
+    processes: int = 1,
 ) -> None:  # fmt: skip
     """Split a datalist's cases into training, validation and test, by patient; those split before stay where they are.
+
+    The patient is the datalist's own, else the PatientID of a DICOM image, unless a pattern or a table says otherwise.
 
     Args:
         datalist: JSON; it is rewritten.
@@ -107,31 +111,66 @@ def split(
         fold: which one, from 0.
         seed: of the order.
         pattern: regular expression that finds the patient in an image's name.
+        table: CSV whose first column names the image, and another its patient.
+        column: of the table that holds the patient.
+        stratify: balance the presence of all labels, or of A,B (values or names), between the sections.
         copy: also copy the files into train, validation, test.
         link: likewise, by links.
+        processes: how many labels are read at once, to stratify.
     """
     path = Path(datalist)
-    content = split_datalist(read_raw_datalist(path), tuple(ratios), folds, fold, seed, pattern)
+    content, start = read_raw_datalist(path), path.absolute().parent
+    if pattern is not None and table is not None:
+        raise CaseError("pattern and table both say who is the patient; give one.")
+    patients = Patients(str(pattern)) if pattern is not None else Patients()
+    if table is not None:
+        patients = Patients(None, read_patients(Path(table), column), column)
+    if not isinstance(ratios, list | tuple) or not all(isinstance(r, int | float) for r in ratios) or len(ratios) != 3:
+        raise CaseError(f"ratios must be three numbers, like 0.8,0.1,0.1, got {ratios!r}.")
+    shown = _shown(content, start, stratify, processes) if stratify else None
+    content = split_datalist(content, start, patients, ratios, folds, fold, seed, shown)
     if copy or link:
-        content = transfer(content, path.parent, by_link=link)
+        content = transfer(content, start, by_link=link)
     write_json(path, content)
-    print(", ".join(f"{section} {len(content[section])}" for section in ("training", "validation", "test")))
+    print(", ".join(f"{section} {len(content[section])}" for section in SECTIONS))
 
 
-def inspect(datalist: str, dataset_dir: str | None = None, report: str | None = None) -> None:
+def _shown(content: Any, start: Path, stratify: Any, processes: int) -> dict[str, frozenset[str]]:
+    """Image -> labels in it, of those to stratify by."""
+    entries = [e for section in SECTIONS for e in content.get(section) or []]
+    shown = dict(zip([str(e["image"]) for e in entries], labels_shown(entries, start, processes), strict=True))
+    if stratify is True:
+        return shown
+    there = {v: v for labels in shown.values() for v in labels}
+    names = there | {str(name): str(value) for value, name in (content.get("labels") or {}).items()}
+    missing = [one for one in _texts(stratify) if one not in names]
+    if missing:
+        raise CaseError(f"There is no label {missing[0]!r} to stratify by; there are {', '.join(sorted(names))}.")
+    wanted = {names[one] for one in _texts(stratify)}
+    return {image: labels & wanted for image, labels in shown.items()}
+
+
+def inspect(
+    datalist: str, dataset_dir: str | None = None, report: str | None = None, window: Any = None,
+    processes: int = PROCESSES,
+) -> None:  # fmt: skip
     """Measure every case of a datalist and say what is wrong; exit code 1 if something is.
 
     Args:
         datalist: JSON.
         dataset_dir: where its relative paths start; its own folder by default.
         report: HTML page to write.
+        window: of CT that is not prepared yet, as in ct_mr; by default percentiles, as for MR.
+        processes: how many cases at once.
     """
-    cases = list_cases(dataset_dir or str(Path(datalist).parent), datalist)
-    labels = cases["labels"]
-    reports = [inspect_case(e, s, labels) for s in ("training", "validation", "test") for e in cases[s]]
-    between = list(across_cases(cases))
+    start = Path(dataset_dir or Path(datalist).parent).expanduser().absolute()
+    cases = list_cases(str(start), datalist)
+    intensity = volumes.window_of("MR" if window is None else "CT", _window(window))
+    reports, between = inspect_datalist(cases, intensity, processes)
+    for one in reports:
+        one.problems = [problem.replace(f"{start}/", "") for problem in one.problems]
     if report:
-        write_inspection(Path(report), reports, between, labels)
+        write_inspection(Path(report), Path(datalist).name, reports, between, cases["labels"])
         print(report)
     problems = [f"{r.name}: {p}" for r in reports for p in r.problems] + between
     print("\n".join(problems) or f"{len(reports)} cases, no problem found")
@@ -157,9 +196,15 @@ def decathlon(task: str, out: str) -> None:
     print(sources.write_datalist(content, Path(out) / "datalist.json", start))
 
 
+def _window(value: Any) -> Any:
+    """A window as fire hands it over: a name, or numbers."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _texts(value: Any) -> tuple[str, ...]:
-    """One label or several, as fire hands them over."""
-    return tuple(str(v) for v in (value if isinstance(value, list | tuple) else [value]))
+    """One label or several, as fire hands them over: names with spaces come as one text."""
+    values = value if isinstance(value, list | tuple) else str(value).split(",")
+    return tuple(str(v).strip() for v in values)
 
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:
@@ -192,15 +237,14 @@ def _json(path: str) -> Any:
         raise CaseError(f"{path} cannot be read as JSON: {error}.") from error
 
 
+COMMANDS = {
+    "ct_mr": ct_mr,
+    "images": images,
+    "convert": convert,
+    "split": split,
+    "inspect": inspect,
+    "decathlon": decathlon,
+}
+
 if __name__ == "__main__":
-    run(
-        {
-            "ct_mr": ct_mr,
-            "images": images,
-            "convert": convert,
-            "split": split,
-            "inspect": inspect,
-            "decathlon": decathlon,
-        },
-        "data.py",
-    )
+    run(COMMANDS, "data.py")

@@ -21,7 +21,7 @@ def main(  # noqa: PLR0913  a command has options
     image: str, output: str, prompts: str | None = None, box: Any = None, label: str | None = None,
     mask: str | None = None, everything: bool = False, propagate: bool = False, axis: int = 2,
     adapter: str | None = None, variant: str | None = None, image_size: int | None = None, window: Any = None,
-    overlay: str | None = None, device: str = "auto",
+    overlay: str | None = None, overwrite: bool = False, device: str = "auto",
 ) -> None:  # fmt: skip
     """Segment IMAGE and write a label map on its grid.
 
@@ -40,9 +40,11 @@ def main(  # noqa: PLR0913  a command has options
         image_size: pixels a side of what the network sees, where no adapter says.
         window: CT preset or LEVEL,WIDTH, where no adapter says.
         overlay: PNG to look at.
+        overwrite: replace a file that is there.
         device: auto, cpu, mps or cuda:N.
     """
-    check_output(Path(output), Path(image))
+    for path in filter(None, (output, overlay)):
+        check_output(Path(path), Path(image), overwrite)
     asked = _requests(prompts, box, label, mask, everything)
     where = find_device(device)
     intensity = None if window is None else window_of("CT", tuple(window) if isinstance(window, list) else window)

@@ -135,11 +135,36 @@ def dataset_dir(tmp_path):
     return tmp_path / "data"
 
 
+@pytest.fixture
+def data(tmp_path, monkeypatch, capsys):
+    """`scripts/data.py` as a user types it, in this process, in tmp_path: exit code, stdout and stderr."""
+    import runpy
+
+    from sam_lora.cli import run
+
+    commands = runpy.run_path(str(REPOSITORY / "scripts" / "data.py"))["COMMANDS"]
+
+    def command(*words):
+        alone = ["--processes", 1] if words[0] in ("ct_mr", "images", "inspect") and "--processes" not in words else []
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["data.py", *map(str, [*words, *alone])])
+        capsys.readouterr()
+        code = 0
+        try:
+            run(commands, "data.py")
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return command
+
+
 def run_python(*arguments, cwd, **environment):
     """Run Python in a process of its own; returns the finished process with its text."""
     import subprocess
 
     return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True,
+        [sys.executable, *map(str, arguments)], cwd=cwd, env={**os.environ, **environment}, capture_output=True, encoding="utf-8",
         timeout=900, check=False,
     )  # fmt: skip

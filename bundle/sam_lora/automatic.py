@@ -50,8 +50,9 @@ class AutomaticMaskGenerator:
         min_mask_region_area: if above 0, holes and islands of fewer pixels are removed.
         output_mode: what ``segmentation`` holds: "binary_mask" an array ``(H, W)``; "uncompressed_rle" run lengths, see
             :func:`sam_lora.rle.mask_to_rle`; "coco_rle" compressed ones (needs pycocotools).
-        multimask: three masks per point, as official SAM; False asks for one, which is what MedSAM's and LiteMedSAM's
-            weights and decoders trained here have learned. Of those, lower the thresholds: their predicted IoU is low.
+        multimask: three masks per point, as official SAM has learned them; False asks for the single one, the only one
+            that MedSAM's and LiteMedSAM's weights, and training here, have taught. Training here leaves the predicted
+            IoU as it was: judge adapted decoders by stability, with ``pred_iou_thresh`` 0.
 
     Raises:
         ValueError: naming the option, the rule and the value.

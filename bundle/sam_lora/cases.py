@@ -55,7 +55,7 @@ def to_uint8(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> np
     """
     if not np.isfinite(volume).all():
         raise CaseError(f"The image holds {int((~np.isfinite(volume)).sum())} values that are NaN or infinite.")
-    low, high = _range(volume, intensity)
+    low, high = intensity_range(volume, intensity)
     keeps_zero = "percentiles" in intensity and volume.min() >= 0
     result = np.empty(volume.shape, np.uint8)
     for k in range(volume.shape[-1]):  # a slice at a time: a float copy of a large CT takes gigabytes
@@ -67,7 +67,8 @@ def to_uint8(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> np
     return result
 
 
-def _range(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> tuple[float, float]:
+def intensity_range(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> tuple[float, float]:
+    """The raw intensities that become 0 and 255, see :func:`to_uint8`; CaseError if the intensity is not one."""
     match dict(intensity):
         case {"window": [level, width], **rest} if not rest and width > 0:
             return level - width / 2, level + width / 2
@@ -122,12 +123,17 @@ def read_image(path: Path, intensity: Mapping[str, Sequence[float]]) -> tuple[np
         CaseError: naming the file.
     """
     array, meta = read_array(path, "imgs")
-    if array.dtype == np.uint8 and path.suffix.lower() in (".npz", *PICTURES):
+    if is_ready(array, path):
         return array, meta
     try:
         return to_uint8(array, intensity), meta
     except CaseError as error:
         raise CaseError(f"{path}: {error}") from error
+
+
+def is_ready(array: np.ndarray, path: Path) -> bool:
+    """Whether an image is in [0, 255] by contract: npz cases and pictures of 8 bits; other files hold raw intensities."""
+    return array.dtype == np.uint8 and path.suffix.lower() in (".npz", *PICTURES)
 
 
 def read_label(path: Path, shape: Sequence[int], image: Path) -> np.ndarray:
@@ -174,9 +180,31 @@ def write_mask(path: Path, mask: np.ndarray, affine: np.ndarray, image: Path) ->
         with write_aside(path) as temporary:
             Image.fromarray(mask[0].astype(np.uint8 if mask.max() < 256 else np.uint16)).save(temporary, "PNG")
         return path
-    path = path.with_name(path.name + ".nii.gz")
-    nifti = nibabel.Nifti1Image(np.moveaxis(mask, (0, 1, 2), (2, 1, 0)), affine)
+    return write_nifti(path.with_name(path.name + ".nii.gz"), np.moveaxis(mask, (0, 1, 2), (2, 1, 0)), affine)
+
+
+def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, comment: str = "") -> Path:
+    """Write an array as NIfTI, equal arrays to equal bytes.
+
+    Args:
+        path: ends in .nii.gz.
+        array: ``(I, J, K)``, numbers.
+        affine: voxel -> RAS mm.
+        comment: goes into the header's extension for comments.
+
+    Returns:
+        ``path``.
+    """
+    if array.dtype in (np.int64, np.uint64):  # NIfTI's readers do not take these
+        array = array.astype(np.float64)
+    nifti = nibabel.Nifti1Image(array, affine)
     nifti.header.set_xyzt_units("mm")
-    with write_aside(path) as temporary:
-        temporary.write_bytes(gzip.compress(nifti.to_bytes(), mtime=0))
+    if comment:
+        nifti.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", comment.encode()))
+    with (
+        write_aside(path) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
+    ):
+        nifti.to_stream(packed)
     return path

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import inspect
 import sys
+import textwrap
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import fire
+from fire import docstrings
 from safetensors import SafetensorError
 
 
@@ -25,7 +27,10 @@ def run(commands: Any, name: str) -> None:
         name: of the command, as help shows it.
     """
     warnings.filterwarnings("ignore")
-    os.environ.setdefault("PAGER", "cat")  # fire pages its help, which fits a screen
+    words = sys.argv[1:]
+    if {"--help", "-h"} & {*words} or (isinstance(commands, Mapping) and not words):
+        print(_help(commands, name, words))  # noqa: T201
+        return
     try:
         fire.Fire(commands, name=name)
     except Exception as error:
@@ -34,6 +39,38 @@ def run(commands: Any, name: str) -> None:
             raise
         print(f"error: {sentence}", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from None
+
+
+def _help(commands: Any, name: str, words: list[str]) -> str:
+    """What fits a screen: the commands, or one command's options, a line or two each; fire's own help takes four."""
+    if not isinstance(commands, Mapping):
+        return _help_on(commands, name)
+    command = next((word for word in words if word in commands), None)
+    if command is not None:
+        return _help_on(commands[command], f"{name} {command}")
+    rows = [(one, (inspect.getdoc(do) or "").partition("\n")[0]) for one, do in commands.items()]
+    return "\n".join([f"{name} COMMAND, one of:", "", *_columns(rows), "", f"{name} COMMAND --help says more."])
+
+
+def _help_on(do: Callable[..., Any], name: str) -> str:
+    text = docstrings.parse(inspect.getdoc(do) or "")
+    meaning = {argument.name: argument.description for argument in text.args or []}
+    parameters = inspect.signature(do).parameters.values()
+    needed = [p.name.upper() for p in parameters if p.default is p.empty]
+    rows = []
+    for p in parameters:
+        default = "" if p.default in (p.empty, None, False, (), "") else f" [{p.default}]"
+        rows.append((p.name.upper() if p.default is p.empty else f"--{p.name}", meaning.get(p.name, "") + default))
+    usage = " ".join([name, *needed, *(["[OPTIONS]"] if len(needed) < len(rows) else [])])
+    more = textwrap.wrap(text.description or "", 100)
+    return "\n".join([usage, "", *textwrap.wrap(text.summary or "", 100), *more, "", *_columns(rows)]).rstrip()
+
+
+def _columns(rows: list[tuple[str, str]]) -> Iterator[str]:
+    """Name and meaning side by side, the meaning wrapped."""
+    width = max((len(name) for name, _ in rows), default=0) + 4
+    for name, meaning in rows:
+        yield textwrap.fill(meaning, 110, initial_indent=f"  {name}".ljust(width), subsequent_indent=" " * width)
 
 
 def sentence_of(error: BaseException) -> str | None:

@@ -45,7 +45,7 @@ def list_cases(dataset_dir: str, datalist: str | None = None) -> dict[str, Any]:
     if not dataset_dir or not folder.is_dir():
         raise CaseError(f"dataset_dir must be a folder with the cases, there is no {dataset_dir!r}.")
     content = read_raw_datalist(Path(str(datalist)).expanduser()) if datalist else _npz_folders(folder)
-    result: dict[str, Any] = {section: _entries(content, section, folder, str(datalist)) for section in SECTIONS}
+    result: dict[str, Any] = {section: _entries(content, section, folder) for section in SECTIONS}
     if not any(result.values()):
         raise CaseError(
             f"There is no case in {datalist or folder}: expected training or test entries in a datalist, or npz files "
@@ -66,6 +66,10 @@ def read_raw_datalist(path: Path) -> dict[str, Any]:
         raise CaseError(f"The datalist {path} cannot be read: {error}.") from error
     if not isinstance(content, dict):
         raise CaseError(f"The datalist {path} must be a JSON object with training, validation and test lists.")
+    for section in SECTIONS:
+        for number, entry in enumerate(content.get(section) or []):
+            if not isinstance(entry, Mapping) or "image" not in entry:
+                raise CaseError(f'Entry {number} of {section} in {path} must be {{"image": ..., "label": ...}}.')
     return content
 
 
@@ -76,11 +80,9 @@ def _npz_folders(folder: Path) -> dict[str, Any]:
     }
 
 
-def _entries(content: Mapping[str, Any], section: str, folder: Path, source: str) -> list[dict[str, Any]]:
+def _entries(content: Mapping[str, Any], section: str, folder: Path) -> list[dict[str, Any]]:
     entries = []
-    for number, entry in enumerate(content.get(section) or []):
-        if not isinstance(entry, Mapping) or "image" not in entry:
-            raise CaseError(f'Entry {number} of {section} in {source} must be {{"image": ..., "label": ...}}.')
+    for entry in content.get(section) or []:
         paths = {key: str(folder / str(entry[key])) for key in ("image", "label") if entry.get(key)}
         entries.append({**entry, **paths})
     return entries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Iterator
@@ -24,6 +25,17 @@ def write_aside(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes were writing into a folder; only for folders that nobody else writes to now.
+
+    Args:
+        folder: may be missing.
+        name: only what was to become this file.
+    """
+    for left in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.part"):
+        left.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from sam_lora.prompts import PromptError, refuse_unprompted_labels
 from sam_lora.requests import REQUEST_KEYS, ObjectPrompts, read_drawn, read_requests
 from sam_lora.segmentation import segment
 from sam_lora.volumes import Volume
+
+logger = logging.getLogger(__name__)
 
 
 def inference_entries(
@@ -181,6 +184,11 @@ class PromptInferer(Inferer):
             image = volume.slice(k).permute(1, 2, 0).numpy().astype(np.uint8)
             records = generator.generate(image, self.show_progress)
             volume.slice_of(label, k)[...] = label_map(records, volume.size)
+        if not label.any():
+            logger.warning(
+                "Nothing was found without a prompt: no mask passed the filters. LiteMedSAM (vit_t) was trained with "
+                "boxes and answers points poorly; vit_b, vit_l and vit_h were trained for it."
+            )
         return label if label.max() > 255 else label.astype(np.uint8)
 
     def embedder_of(self, network: Sam | Embedder) -> Embedder:

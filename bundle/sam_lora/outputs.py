@@ -75,9 +75,8 @@ def write_output(
         labels: value -> name.
 
     Raises:
-        CaseError: if the ending does not fit the image.
+        CaseError: if the mask does not fit the ending, which :func:`check_output` has checked.
     """
-    check_output(path, source)
     if path.suffix == ".dcm":
         path.parent.mkdir(parents=True, exist_ok=True)
         write_seg(path, label, labels or {}, source, affine, by_model=True)
@@ -89,8 +88,20 @@ def write_output(
     write_mask(base, np.moveaxis(label, (0, 1, 2), (2, 1, 0)), affine, Path("x.png" if is_png else "x.nii"))
 
 
-def check_output(path: Path, source: Path) -> None:
-    """Make sure, before any work, that a mask can be written there; CaseError says what can."""
+def check_output(path: Path, source: Path, overwrite: bool = False) -> None:
+    """Make sure, before any work, that a mask can be written there.
+
+    Args:
+        path: see :func:`write_output`.
+        source: the image, never overwritten.
+        overwrite: another file that is there may be replaced.
+
+    Raises:
+        CaseError: if not; the sentence says what can.
+    """
+    if path.exists() and (not overwrite or (source.exists() and path.samefile(source))):
+        way = "it is the image itself" if source.exists() and path.samefile(source) else "--overwrite replaces it"
+        raise CaseError(f"{path} is there already: {way}.")
     if path.suffix == ".dcm":
         if not source.is_dir():
             raise CaseError(f"{path} would be a DICOM SEG, which needs a folder with a DICOM series, not {source}.")

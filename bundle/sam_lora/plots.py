@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
+from scipy import ndimage
 
 from sam_lora.files import write_aside
 from sam_lora.prompts import BACKGROUND, BOX_END, BOX_START, FOREGROUND, Point
@@ -110,6 +112,30 @@ def draw_prompts(axes: Axes, points: Sequence[Point], colour: tuple[float, float
         box = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1, linestyle="--", zorder=4)
         artists.append(axes.add_patch(box))
     return artists
+
+
+def outline(image: np.ndarray, label: np.ndarray, size: int = 240) -> np.ndarray:
+    """A slice with the borders of its objects, as large as a contact sheet wants it.
+
+    Args:
+        image: ``(H, W)`` or ``(H, W, 3)``, uint8.
+        label: ``(H, W)``, integers, 0 background.
+        size: of the longest side of the result.
+
+    Returns:
+        ``(H', W', 3)``, uint8.
+    """
+    height, width = label.shape
+    shape = (max(1, width * size // max(label.shape)), max(1, height * size // max(label.shape)))
+    rgb = np.array(Image.fromarray(image).convert("RGB").resize(shape, Image.Resampling.BILINEAR))
+    values = np.asarray(Image.fromarray(label.astype(np.int32)).resize(shape, Image.Resampling.NEAREST))
+    # Two pixels wide: what is within two pixels of another value, or of the picture's edge.
+    same = (ndimage.minimum_filter(values, 5, mode="constant") == values) & (
+        ndimage.maximum_filter(values, 5) == values
+    )
+    border = (values > 0) & ~same
+    rgb[border] = PALETTE[(values[border] - 1) % len(PALETTE)]
+    return rgb
 
 
 def save_panels(panels: Mapping[str, np.ndarray], path: Path, columns: int | None = None) -> None:

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import itk
 import numpy as np
+import pydicom
 from monai.config import PathLike
 from monai.data import ImageReader, ITKReader, NibabelReader, PILReader
 from PIL import Image
@@ -84,10 +86,12 @@ def read_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
         ``(I, J, K)`` or ``(I, J, K, 3)`` and MONAI's metadata.
 
     Raises:
-        CaseError: if it cannot be read, or has another number of dimensions.
+        CaseError: if it cannot be read, has another number of dimensions, or is no one regular series.
     """
     if not path.exists():
         raise CaseError(f"There is no {path}.")
+    if path.is_dir():
+        series_files(path)
     # Not LoadImage: after an error it goes on to the next reader, which may make something of a broken file.
     reader = _reader(path, key)
     try:
@@ -101,6 +105,36 @@ def read_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
         raise CaseError(f"{path} must hold one number per voxel, its type is {array.dtype}.")
     may_be_colour = meta.get("original_channel_dim") == -1 and not isinstance(reader, NibabelReader)
     return _as_volume(array, may_be_colour, path), {**meta, "affine": _four_by_four(meta.get("affine"))}
+
+
+def series_files(folder: Path) -> list[str]:
+    """The files of the one DICOM series in a folder, in ITK's order, which is the order of the volume's slices.
+
+    Raises:
+        CaseError: if there are several series, a file that is cut short, or slices that are missing or not equally far
+            apart: ITK would make a volume of them all the same.
+    """
+    names = itk.GDCMSeriesFileNames.New(UseSeriesDetails=True)
+    names.AddSeriesRestriction("0008|0021")  # as MONAI's reader has it
+    names.SetDirectory(str(folder))
+    series = [list(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()]
+    known = {Path(file).name for files in series for file in files}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() == ".dcm" and path.name not in known:
+            raise CaseError(f"{path} cannot be read as a DICOM image: it is cut short, or holds none.")
+    if len(series) != 1:
+        raise CaseError(f"{folder} holds {len(series)} DICOM series; give a folder with one.")
+    tags = ["ImagePositionPatient", "ImageOrientationPatient"]
+    headers = [pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True) for file in series[0]]
+    if len(headers) > 2 and all(tag in header for header in headers for tag in tags):
+        across = np.cross(*np.reshape(np.asarray(headers[0].ImageOrientationPatient, float), (2, 3)))
+        gaps = np.diff([np.dot(across, np.asarray(header.ImagePositionPatient, float)) for header in headers])
+        if np.abs(gaps - np.median(gaps)).max() >= 0.1 * abs(np.median(gaps)):
+            raise CaseError(
+                f"The slices of {folder} are {np.abs(gaps).min():.3g} to {np.abs(gaps).max():.3g} mm apart: some are "
+                "missing, or it is no one volume."
+            )
+    return series[0]
 
 
 def _as_volume(array: np.ndarray, may_be_colour: bool, path: Path) -> np.ndarray:

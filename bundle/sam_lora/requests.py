@@ -198,7 +198,8 @@ def read_drawn(label: np.ndarray, labels: Mapping[int, str], axis: int = 2) -> l
         raise PromptError("The mask that is to prompt holds no object: it is 0 everywhere.")
     objects = []
     for value in values:
-        masks = {int(k): value == slices[:, :, k].T for k in np.nonzero((slices == value).any((0, 1)))[0]}
+        is_object: np.ndarray = slices == value
+        masks = {int(k): is_object[:, :, k].T for k in np.nonzero(is_object.any((0, 1)))[0]}
         points = {k: corners(box_of(mask)) for k, mask in masks.items()}
         objects.append(ObjectPrompts(value, labels.get(value, str(value)), points, masks=masks))
     return objects

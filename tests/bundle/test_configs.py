@@ -10,7 +10,9 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from sam_lora.adapter import read_adapter
+from sam_lora.dicom_seg import read_seg
 from tests.conftest import BUNDLE, phantom
+from tests.dicom import write_series
 
 TRAIN, EVALUATE, INFERENCE = (str(BUNDLE / "configs" / f"{n}.json") for n in ("train", "evaluate", "inference"))
 FAST = {
@@ -214,6 +216,18 @@ def test_inference_writes_masks_on_the_images_grid(tmp_path, dataset_dir):
     assert mask.shape == (40, 30, 4)
     assert np.allclose(mask.header.get_zooms(), [0.8, 0.8, 2.0])
     assert np.asanyarray(mask.dataobj)[..., 2].any()
+
+
+def test_inference_propagates_draws_and_writes_dicom_seg(tmp_path):
+    image = np.moveaxis(phantom()[0], (0, 1, 2), (2, 1, 0)).astype(np.int16)
+    series = write_series(tmp_path / "series", image, np.diag([-0.8, 0.8, 2.0, 1.0]))
+    prompts = [{"label": "bar", "roi": [8, 19, 5, 11, 2, 2]}]
+    execute(INFERENCE, "infer", tmp_path, image=str(series), prompts=prompts, image_size=64, device="cpu",
+            propagate=True, overlays=True, dicom_seg=True)  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["series_mask.dcm", "series_overlay.png"]
+    label, names = read_seg(tmp_path / "out" / "series_mask.dcm", series, np.diag([-0.8, 0.8, 2.0, 1.0]))
+    assert names == {1: "bar"}
+    assert len(np.unique(np.nonzero(label)[2])) > 1
 
 
 def test_monai_finds_its_properties(tmp_path, dataset_dir):

@@ -86,6 +86,19 @@ def test_the_copy_trains_continues_evaluates_and_infers(python, copy, dataset_di
     assert list(elsewhere.iterdir()) == []
 
 
+def test_torchrun_divides_the_test_cases(python, copy, dataset_dir, tmp_path):
+    shutil.copy(dataset_dir / "train" / "case1.npz", dataset_dir / "test" / "other.npz")
+    shutil.rmtree(dataset_dir / "train")
+    prompts = '[{"label": "bar", "roi": [8, 19, 5, 11, 2, 2]}]'
+    command = [python, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "monai.bundle", "run",
+               "--config_file", copy / "configs" / "inference.json", "--bundle_root", copy, "--dataset_dir", dataset_dir,
+               "--prompts", prompts, "--propagate", "True", *OPTIONS[:4], "--output_dir", tmp_path / "masks"]  # fmt: skip
+    done = subprocess.run([*map(str, command)], cwd=copy, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == ["case0_mask.nii.gz", "other_mask.nii.gz"]
+    assert done.stdout.count("_mask.nii.gz") == 2  # each by one process
+
+
 def test_monai_verifies_metadata_and_network(python, copy, tmp_path):
     (tmp_path / "eval").mkdir()
     shutil.copy(SCHEMA, tmp_path / "eval" / "schema.json")

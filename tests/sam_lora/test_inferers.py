@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from sam_lora.cases import to_uint8
+from sam_lora.cases import CaseError, to_uint8
 from sam_lora.inferers import LoadCased, PromptInferer, inference_entries
 from sam_lora.prompts import PromptError
 from tests.conftest import phantom
@@ -73,6 +73,41 @@ def test_without_prompts_every_slice_is_segmented_for_the_one_label(tmp_path, ne
     with pytest.raises(PromptError, match="There is no prompt: give `--prompts FILE.json`"):
         segment({"image": path}, network, labels={})
     assert set(segment({"image": path}, network, label="block").unique().tolist()) <= {0, 2}
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_everything_is_found_on_each_slice_by_itself(monkeypatch, axis):
+    class Bright:
+        """Finds what is brighter than 50 and what is brighter than 150, as a generator would."""
+
+        def __init__(self, network):
+            assert network == "network"
+
+        def generate(self, image, progress):
+            masks = [(image[..., 0] > least) for least in (50, 150)]
+            return [{"segmentation": mask, "area": int(mask.sum())} for mask in masks if mask.any()]
+
+    monkeypatch.setattr("sam_lora.inferers.AutomaticMaskGenerator", Bright)
+    volume = np.zeros((6, 5, 4), np.uint8)
+    volume[1:4, 1:3, 2], volume[2, 2, 2], volume[5, 4, 0] = 100, 200, 100
+    found = PromptInferer(axis=axis, everything=True)(MetaTensor(torch.from_numpy(volume)[None, None]), "network")
+    assert torch.equal(found[0, 0] > 0, torch.from_numpy(volume > 0))
+    assert found[0, 0, 2, 2, 2] != found[0, 0, 1, 1, 2] or axis == 0
+    assert json.loads(found.meta["labels"][0]) == {}
+
+
+def test_each_process_takes_its_share_of_the_test_cases(dataset_dir, monkeypatch):
+    for n in (1, 2):
+        np.savez(dataset_dir / "test" / f"more{n}.npz", imgs=np.zeros((1, 4, 4), np.uint8), gts=np.zeros((1, 4, 4)))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shares = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        shares.append([entry["name"] for entry in inference_entries(dataset_dir=str(dataset_dir))])
+    assert shares == [["test_case0", "more2"], ["more1"]]
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(CaseError, match="There are 4 processes for 3 test cases: start at most as many"):
+        inference_entries(dataset_dir=str(dataset_dir))
 
 
 def test_wrong_requests_are_refused(tmp_path, network):

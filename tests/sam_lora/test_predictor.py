@@ -226,9 +226,9 @@ def test_images_that_are_none_are_refused(asked, tmp_path):
         Predictor(asked.embedder).set_volume(np.zeros((3, 3, 3, 4)))
     with pytest.raises(CaseError, match="There is no .*nowhere.nii"):
         Predictor(asked.embedder).set_volume(tmp_path / "nowhere.nii")
+    one = Predictor(asked.embedder, labels={1: "spleen"})
+    one.set_volume(np.zeros((8, 8, 2), np.uint8))
     with pytest.raises(PromptError, match="asks for label 'liver'; known are spleen"):
-        one = Predictor(asked.embedder, labels={1: "spleen"})
-        one.set_volume(np.zeros((8, 8, 2), np.uint8))
         one.segment({"label": "liver", "foreground": [[1, 1, 1]]})
 
 

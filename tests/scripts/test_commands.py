@@ -12,7 +12,7 @@ SCRIPTS = sorted(p.name for p in (REPOSITORY / "scripts").glob("*.py"))
 COMMANDS = {
     "weights.py": ["list", "get", "verify"],
     "adapter.py": ["info", "verify", "import", "export", "merge"],
-    "benchmark.py": ["encoder", "data"],
+    "benchmark.py": ["encoder", "data", "volume"],
     "data.py": ["ct_mr", "images", "convert", "split", "inspect", "decathlon"],
     "doctor.py": [],
     "brain_demo.py": [],
@@ -29,12 +29,15 @@ def test_every_script_is_known_here():
 def test_help_fits_a_screen(script, monkeypatch, capsys):
     for command in [[], *([c] for c in COMMANDS[script])]:
         text = help_of(script, command, monkeypatch, capsys)
-        assert 3 < len(text.splitlines()) <= 80, (script, command)
+        assert 3 <= len(text.splitlines()) <= 40, (script, command)
+        assert max(map(len, text.splitlines())) <= 110, (script, command)
 
 
 def help_of(script, command, monkeypatch, capsys):
-    monkeypatch.setenv("PAGER", "cat")
-    assert exit_code(script, [*command, "--help"], monkeypatch) == 0
+    import runpy
+
+    monkeypatch.setattr(sys, "argv", [script, *command, "--help"])
+    runpy.run_path(str(REPOSITORY / "scripts" / script), run_name="__main__")
     captured = capsys.readouterr()
     return captured.out + captured.err
 

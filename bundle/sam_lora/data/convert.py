@@ -14,7 +14,8 @@ from PIL import Image
 from sam_lora.cases import CaseError
 from sam_lora.data.pairs import holds_dicom
 from sam_lora.data.pictures import read_pages
-from sam_lora.files import write_aside
+from sam_lora.files import clear_leftovers, write_aside
+from sam_lora.reading import series_files
 
 
 def convert(source: Path, target: Path, overwrite: bool = False) -> list[Path]:
@@ -40,6 +41,7 @@ def convert(source: Path, target: Path, overwrite: bool = False) -> list[Path]:
     if target.exists() and not overwrite:
         raise CaseError(f"{target} is there already; --overwrite replaces it.")
     target.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(target.parent, target.name)
     return way(source, target, overwrite)
 
 
@@ -66,7 +68,7 @@ def _compress(source: Path, target: Path, _: bool) -> list[Path]:
 
 def _volume(source: Path, target: Path, _: bool) -> list[Path]:
     try:
-        image = itk.imread(_series(source) if source.is_dir() else str(source))
+        image = itk.imread(series_files(source) if source.is_dir() else str(source))
     except (RuntimeError, OSError, KeyError) as error:
         raise CaseError(f"{source} cannot be read as an image: {str(error).strip().splitlines()[-1]}") from error
     # ITK chooses the format by the ending, so the temporary file keeps it.
@@ -77,15 +79,6 @@ def _volume(source: Path, target: Path, _: bool) -> list[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     return [target]
-
-
-def _series(folder: Path) -> list[str]:
-    """The files of the one series in a folder, in ITK's order."""
-    names = itk.GDCMSeriesFileNames.New(Directory=str(folder), UseSeriesDetails=False)
-    uids = list(names.GetSeriesUIDs())
-    if len(uids) != 1:
-        raise CaseError(f"{folder} holds {len(uids)} DICOM series; give a folder with one.")
-    return list(names.GetFileNames(uids[0]))
 
 
 def _picture(source: Path, target: Path, overwrite: bool) -> list[Path]:

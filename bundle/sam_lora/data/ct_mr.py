@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sam_lora.adapter import DEFAULT_INTENSITY
-from sam_lora.cases import CaseError, read_array, read_label, stem, to_uint8, write_mask
+from sam_lora.cases import CaseError, read_array, read_label, to_uint8, write_nifti
 from sam_lora.data.labels import LabelRules
 from sam_lora.data.pairs import VOLUMES, Pair, find_files, pair_up
-from sam_lora.data.split import SECTIONS
+from sam_lora.data.patients import dicom_patient
+from sam_lora.data.prepared import (
+    Origin,
+    Prepared,
+    add_to_datalist,
+    check_section,
+    describe,
+    names_if_done,
+    origin_of,
+    sections_of,
+)
 from sam_lora.data.work import run_jobs
-from sam_lora.datalist import read_raw_datalist
 from sam_lora.dicom_seg import is_seg, read_seg
-from sam_lora.files import writable_folder, write_aside, write_json
+from sam_lora.files import writable_folder, write_aside
 
 # level and width in HU
 WINDOWS = {
@@ -50,6 +60,13 @@ class CaseJob:
     names: Mapping[int, str] = field(default_factory=dict)
     for_training: bool = True
     as_nifti: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the content of the case beside its sources."""
+        rules = self.rules if self.for_training else replace(self.rules, min_volume=0, min_area=0)
+        intensity = None if self.as_nifti else dict(self.intensity)
+        return {"intensity": intensity, "rules": asdict(rules), "names": dict(self.names)}
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -85,15 +102,22 @@ def window_of(modality: str, window: str | tuple[float, float] | None) -> dict[s
     return {"window": [level, width]}
 
 
-def prepare_case(job: CaseJob) -> None:
-    """Read one case, change its labels, write it; a case whose files are there is left as it is.
+def prepare_case(job: CaseJob) -> Prepared:
+    """Read one case, change its labels, write it; one that is there, made of the same with the same settings, stays.
 
     Raises:
         CaseError: naming the file.
     """
     image_file, label_file = job.files
-    if image_file.is_file() and label_file.is_file():
-        return
+    origin = origin_of([job.pair.image, *job.pair.labels], job.settings)
+    names = names_if_done(image_file, label_file, origin)
+    if names is None:
+        names = _prepare(job, origin)
+    patient = dicom_patient(job.pair.image) or job.pair.name
+    return Prepared(image_file, label_file, patient, names)
+
+
+def _prepare(job: CaseJob, origin: Origin) -> dict[int, str]:
     array, meta = read_array(job.pair.image, "imgs")
     if array.ndim == 4:
         raise CaseError(f"{job.pair.image} is in colour; use `data.py images` for pictures.")
@@ -101,16 +125,18 @@ def prepare_case(job: CaseJob) -> None:
     names = dict(job.names)
     if is_seg(mask):
         label, found = read_seg(mask, job.pair.image, meta["affine"])
-        names = found | names
+        label, names = _by_name(label, found, names, mask) if names else (label, found)
     else:
         label = read_label(mask, array.shape, job.pair.image)
     label, names = job.rules.apply(label, names, job.for_training)
     if not label.any():
         raise CaseError(f"{mask} has no object left after the label rules.")
+    image_file, label_file = job.files
     if job.as_nifti:
-        write_mask(label_file.with_name(stem(label_file)), _k_j_i(label), meta["affine"], Path("volume.nii"))
-        write_mask(image_file.with_name(stem(image_file)), _k_j_i(array), meta["affine"], Path("volume.nii"))
-        return
+        image_file.unlink(missing_ok=True)  # the image says what the case was made of: the old one must not stand for
+        write_nifti(label_file, label, meta["affine"])  # the new label, even for the moment between the two
+        write_nifti(image_file, array, meta["affine"], json.dumps(describe(origin, names)))
+        return names
     try:
         volume = to_uint8(array, job.intensity)
     except CaseError as error:
@@ -122,9 +148,22 @@ def prepare_case(job: CaseJob) -> None:
             gts=_k_j_i(label),
             spacing=np.linalg.norm(meta["affine"][:3, :3], axis=0),
             affine=meta["affine"],
-            labels=json.dumps(names),
-            intensity=json.dumps(dict(job.intensity)),
+            **describe(origin, names),
         )
+    return names
+
+
+def _by_name(
+    label: np.ndarray, found: Mapping[int, str], names: Mapping[int, str], path: Path
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Segments numbered as ``names`` has them: their own numbers differ from one SEG to the next."""
+    values = {name: value for value, name in names.items()}
+    missing = [name for name in found.values() if name not in values]
+    if missing:
+        raise CaseError(f"{path} has the segment {missing[0]!r}, which names does not have: {', '.join(values)}.")
+    lookup = np.zeros(max(found) + 1, np.uint8 if max(names) < 256 else np.int32)
+    lookup[list(found)] = [values[name] for name in found.values()]
+    return lookup[label], dict(names)
 
 
 def _k_j_i(array: np.ndarray) -> np.ndarray:
@@ -149,7 +188,7 @@ def prepare(  # noqa: PLR0913  each argument is an option of the command
         labels: likewise.
         output: folder for the cases.
         intensity: see :func:`sam_lora.cases.to_uint8`.
-        rules: for the label maps; sizes are used for "training" only.
+        rules: for the label maps; sizes are used for cases that train only, wherever the datalist has them by now.
         names: value -> name.
         section: "training", "validation" or "test": where the cases go in the datalist.
         as_nifti: NIfTI with raw intensities instead of npz.
@@ -165,43 +204,16 @@ def prepare(  # noqa: PLR0913  each argument is an option of the command
     check_section(section)
     writable_folder(output, "OUT")
     pairs = pair_up(find_files(images, VOLUMES), find_files(labels, VOLUMES))
-    jobs = [CaseJob(p, output, intensity, rules, names, section == "training", as_nifti) for p in pairs]
-    try:
-        run_jobs(jobs, prepare_case, _name, output, processes)
-    finally:
-        path = add_to_datalist(
-            output, section, [job.files for job in jobs if all(f.is_file() for f in job.files)], names
-        )
+    before = sections_of(output)
+    jobs = [
+        CaseJob(p, output, intensity, rules, names, before.get(p.name, section) == "training", as_nifti) for p in pairs
+    ]
+    done, failure = run_jobs(jobs, prepare_case, _name, output, processes)
+    path = add_to_datalist(output, section, list(done.values()), small_removed=rules.removes_small)
+    if failure:
+        raise ValueError(failure)
     return path
 
 
 def _name(job: CaseJob) -> str:
     return job.pair.name
-
-
-def check_section(section: str) -> str:
-    """The section, if it is one; CaseError lists them where it is not."""
-    if section not in SECTIONS:
-        raise CaseError(f"section must be one of {', '.join(SECTIONS)}, got {section!r}.")
-    return section
-
-
-def add_to_datalist(folder: Path, section: str, files: list[tuple[Path, Path]], names: Mapping[int, str]) -> Path:
-    """Add cases to ``folder/datalist.json``; those that are in it stay in their sections.
-
-    Args:
-        folder: holds the files.
-        section: of the new cases.
-        files: image and label of each case.
-        names: value -> name; for npz the cases carry their own.
-    """
-    path = folder / "datalist.json"
-    content = read_raw_datalist(path) if path.is_file() else {s: [] for s in SECTIONS}
-    known = {entry["image"] for s in SECTIONS for entry in content.get(s, [])}
-    for image, label in files:
-        if image.name not in known:
-            content[section].append({"image": image.name, "label": label.name, "patient": stem(image)})
-    if names:
-        content["labels"] = {**content.get("labels", {}), **{str(v): n for v, n in names.items()}}
-    write_json(path, content)
-    return path

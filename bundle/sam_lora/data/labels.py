@@ -10,6 +10,8 @@ from scipy import ndimage
 
 from sam_lora.cases import CaseError
 
+LARGEST = 65535  # a larger value is a mistake, or an image taken for a mask
+
 
 @dataclass(frozen=True)
 class LabelRules:
@@ -33,6 +35,11 @@ class LabelRules:
     min_volume: int = 0
     min_area: int = 0
 
+    @property
+    def removes_small(self) -> bool:
+        """Whether small objects are removed from training cases."""
+        return self.min_volume > 1 or self.min_area > 1
+
     def apply(
         self, label: np.ndarray, names: Mapping[int, str], for_training: bool
     ) -> tuple[np.ndarray, dict[int, str]]:
@@ -48,14 +55,15 @@ class LabelRules:
             of its values, parts of a split one follow the highest.
 
         Raises:
-            CaseError: if a label is asked for that there is not.
+            CaseError: if a label is asked for that there is not, or a value is too large.
         """
         names = {int(v): names.get(int(v), str(v)) for v in {*names, *np.unique(label).tolist()} if int(v) > 0}
+        if max(names, default=0) > LARGEST:
+            raise CaseError(f"The mask holds the value {max(names)}; labels go up to {LARGEST}.")
         table, renamed = self._tables(names)
-        result = np.zeros_like(label)
-        for old, new in table.items():
-            if new:
-                result[label == old] = new
+        lookup = np.zeros(max(table, default=0) + 1, label.dtype)
+        lookup[list(table)] = list(table.values())
+        result = lookup[label]
         left = {new: renamed[new] for new in table.values() if new}
         if self.split is not None:
             result, left = _split_parts(result, left, self.split)
@@ -91,12 +99,16 @@ def _values(label: str, names: Mapping[int, str]) -> list[int]:
 def _split_parts(label: np.ndarray, names: dict[int, str], one: str) -> tuple[np.ndarray, dict[int, str]]:
     result, left = label.copy(), dict(names)
     for value in _values(one, names):
-        parts, count = ndimage.label(label == value, structure=np.ones((3,) * label.ndim))
+        found = ndimage.find_objects((label == value).view(np.uint8))
+        if not found:
+            continue
+        box = found[0]  # a small part of a large volume, as a rule
+        parts, count = ndimage.label(label[box] == value, structure=np.ones((3,) * label.ndim))
         if max(left) + count > np.iinfo(result.dtype).max:
             result = result.astype(np.int32)
         for part in range(2, count + 1):
             number = max(left) + 1
-            result[parts == part] = number
+            result[box][parts == part] = number
             left[number] = f"{names[value]}-{part}"
         left[value] = f"{names[value]}-1"
     return result, left

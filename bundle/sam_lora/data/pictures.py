@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.cases import PICTURES, CaseError, to_uint8
-from sam_lora.data.ct_mr import add_to_datalist, check_section
 from sam_lora.data.pairs import Pair, find_files, pair_up
+from sam_lora.data.prepared import Origin, Prepared, add_to_datalist, check_section, describe, names_if_done, origin_of
 from sam_lora.data.work import run_jobs
 from sam_lora.files import writable_folder, write_aside
 
@@ -88,14 +87,20 @@ def mask_values(page: Image.Image, colours: Mapping[tuple[int, int, int], int], 
     return np.asarray(page).astype(np.int32)
 
 
-def prepare_picture(job: PictureJob) -> None:
-    """Write one picture as an npz case, a page per slice; one that is there is left as it is.
+def prepare_picture(job: PictureJob) -> Prepared:
+    """Write one picture as an npz case, a page per slice; one that is there, made of the same in the same way, stays.
 
     Raises:
         CaseError: naming the file.
     """
-    if job.file.is_file():
-        return
+    settings = {"colours": sorted([*key, value] for key, value in job.colours.items()), "names": dict(job.names)}
+    origin = origin_of([job.pair.image, *job.pair.labels], settings)
+    if names_if_done(job.file, job.file, origin) is None:
+        _prepare(job, origin)
+    return Prepared(job.file, job.file, job.pair.name, job.names)
+
+
+def _prepare(job: PictureJob, origin: Origin) -> None:
     images = [grey_or_rgb(page) for page in read_pages(job.pair.image)]
     masks = [_mask(job, path) for path in job.pair.labels]
     for path, mask in zip(job.pair.labels, masks, strict=True):
@@ -114,7 +119,7 @@ def prepare_picture(job: PictureJob) -> None:
         raise CaseError(f"{job.pair.labels[0]} holds no object.")
     with write_aside(job.file) as temporary, temporary.open("wb") as file:
         small = label.astype(np.uint8 if label.max() < 256 else np.int32)
-        np.savez_compressed(file, imgs=np.stack(images), gts=small, labels=json.dumps(dict(job.names)))
+        np.savez_compressed(file, imgs=np.stack(images), gts=small, **describe(origin, job.names))
 
 
 def _mask(job: PictureJob, path: Path) -> np.ndarray:
@@ -154,10 +159,10 @@ def prepare_pictures(
     writable_folder(output, "OUT")
     pairs = pair_up(find_files(images, PICTURES), find_files(masks, PICTURES), several)
     jobs = [PictureJob(pair, output, colours, names) for pair in pairs]
-    try:
-        run_jobs(jobs, prepare_picture, _name, output, processes)
-    finally:
-        path = add_to_datalist(output, section, [(j.file, j.file) for j in jobs if j.file.is_file()], names)
+    done, failure = run_jobs(jobs, prepare_picture, _name, output, processes)
+    path = add_to_datalist(output, section, list(done.values()))
+    if failure:
+        raise ValueError(failure)
     return path
 
 

@@ -32,6 +32,8 @@ def from_dataset_json(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CaseError(f"{path} cannot be read as a dataset of Decathlon or nnU-Net: {error}.") from error
+    if not isinstance(content, dict):
+        raise CaseError(f"{path} cannot be read as a dataset of Decathlon or nnU-Net: it is no JSON object.")
     listed = content.get("training")
     entries = [_decathlon(e) for e in listed] if isinstance(listed, list) else _nnunet(folder, content)
     if not entries:

@@ -3,69 +3,95 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
 
-from sam_lora.files import write_json
+from sam_lora.files import clear_leftovers, write_json
 
 Job = TypeVar("Job")
+Result = TypeVar("Result")
 FAILURES = "failures.json"
 
 
-def run_jobs(
-    jobs: Sequence[Job], do: Callable[[Job], None], name: Callable[[Job], str], folder: Path, processes: int
-) -> None:
-    """Do every job; at the end say which failed.
+def do_all(jobs: Sequence[Job], do: Callable[[Job], Result], processes: int) -> list[Result | Exception]:
+    """Do every job; an error that is about one job takes the place of its result.
 
     Args:
         jobs: what ``do`` takes; they travel to other processes, so both must be picklable.
         do: does one job; raises ValueError with a sentence where it cannot.
-        name: of a job, for the list of failures.
-        folder: ``failures.json`` (name -> sentence) goes here; an old one is removed.
         processes: how many work at once; 1 stays in this process.
 
+    Returns:
+        One result for each job, in order.
+
     Raises:
-        ValueError: after all jobs, if some failed, naming the first.
+        ValueError: if ``processes`` is not a number above 0, or a process was ended from outside.
+    """
+    if not isinstance(processes, int) or processes < 1:
+        raise ValueError(f"processes must be a whole number above 0, got {processes!r}.")
+    attempt = partial(_attempt, do)
+    if processes == 1 or len(jobs) < 2:
+        return [attempt(job) for job in tqdm(jobs, disable=len(jobs) < 2)]
+    # Threads of a forked process may hold locks nobody releases: each worker starts anew.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(jobs)), context, _end_with_parent) as pool:
+        try:
+            return list(tqdm(pool.map(attempt, jobs), total=len(jobs)))
+        except BrokenProcessPool as error:
+            raise ValueError(
+                "A process was ended while it worked, as a rule for want of memory; what is done is kept. Run it again "
+                "with fewer --processes."
+            ) from error
+
+
+def _attempt(do: Callable[[Job], Result], job: Job) -> Result | Exception:
+    try:
+        return do(job)
+    except (ValueError, OSError, MemoryError) as error:
+        return error
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when its parent does: one that is killed cannot say so, and its workers would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: wait([parent.sentinel]) and os._exit(1), daemon=True).start()
+
+
+def run_jobs(
+    jobs: Sequence[Job], do: Callable[[Job], Result], name: Callable[[Job], str], folder: Path, processes: int
+) -> tuple[dict[str, Result], str | None]:
+    """Do every job that writes into a folder; list those that failed.
+
+    Args:
+        jobs: see :func:`do_all`.
+        do: likewise.
+        name: of a job, for the list of failures.
+        folder: ``failures.json`` (name -> sentence) goes here; an old one is removed, and so is what a killed run left.
+        processes: see :func:`do_all`.
+
+    Returns:
+        Name -> result of what succeeded, and a sentence about what failed (None if nothing did).
     """
     (folder / FAILURES).unlink(missing_ok=True)
-    for left in folder.glob(".*.part"):  # what a killed run was writing; nobody else writes here
-        left.unlink()
-    failures = _in_turn(jobs, do, name) if processes <= 1 or len(jobs) < 2 else _at_once(jobs, do, name, processes)
+    clear_leftovers(folder)
+    results = dict(zip(map(name, jobs), do_all(jobs, do, processes), strict=True))
+    failures = {name: str(result) for name, result in results.items() if isinstance(result, Exception)}
+    sentence = None
     if failures:
         write_json(folder / FAILURES, dict(sorted(failures.items())))
         first = min(failures)
-        raise ValueError(
+        sentence = (
             f"{len(failures)} of {len(jobs)} cases failed, listed in {folder / FAILURES}; the first: {first}: "
             f"{failures[first]}"
         )
-
-
-def _in_turn(jobs: Sequence[Job], do: Callable[[Job], None], name: Callable[[Job], str]) -> dict[str, str]:
-    failures = {}
-    for job in tqdm(jobs, disable=len(jobs) < 2):
-        try:
-            do(job)
-        except (ValueError, OSError) as error:
-            failures[name(job)] = str(error)
-    return failures
-
-
-def _at_once(
-    jobs: Sequence[Job], do: Callable[[Job], None], name: Callable[[Job], str], processes: int
-) -> dict[str, str]:
-    failures = {}
-    # Threads of a forked process may hold locks nobody releases: each worker starts anew.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
-        futures = {pool.submit(do, job): job for job in jobs}
-        for future in tqdm(as_completed(futures), total=len(jobs)):
-            failed = future.exception()
-            if isinstance(failed, ValueError | OSError):
-                failures[name(futures[future])] = str(failed)
-            elif failed is not None:
-                raise failed
-    return failures
+    return {n: r for n, r in results.items() if not isinstance(r, Exception)}, sentence

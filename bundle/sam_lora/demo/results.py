@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sam_lora.cases import write_mask
+from sam_lora.cases import CaseError, write_mask
 from sam_lora.demo.case import DemoCase
 from sam_lora.demo.view import save_slices
 from sam_lora.outputs import sheet_slices
@@ -55,6 +55,14 @@ def answer_requests(
         title = f"slice {k}: {', '.join(names)}"
         save_slices(written[-1], case, {k: (title, volume.slice_of(label, k), points)})
     return written
+
+
+def check_unwritten(folder: Path, case: DemoCase, overwrite: bool = False) -> None:
+    """Make sure, before any work, that nobody's files are replaced unasked; CaseError names the one that would be."""
+    for ending in ("mask.nii.gz", "mask.png", "overlay.png", "prompts.json"):
+        path = folder / f"{case.name}_{ending}"
+        if path.exists() and not overwrite:
+            raise CaseError(f"{path} is there already: --overwrite replaces it, --output names another folder.")
 
 
 def write_answer(folder: Path, case: DemoCase, label: np.ndarray) -> list[Path]:

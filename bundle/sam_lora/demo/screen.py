@@ -17,8 +17,8 @@ from sam_lora.plots import colour_of
 HELP = """\
 left click      on the object
 right click     beside the object
-drag            box around it; an
-                object has one box
+drag            box around it,
+                one an object
 wheel, up down  other slice
 page up down    ten slices on
 n               next object
@@ -29,7 +29,7 @@ u               undo last prompt
 c               clear the object
 s               save
 h               hide or show this"""
-LEFT, LEFT_OF_HELP = 0.01, 0.25  # of the slice, as a share of the window
+LEFT, LEFT_OF_HELP = 0.01, 0.26  # of the slice, as a share of the window
 
 
 class Screen:

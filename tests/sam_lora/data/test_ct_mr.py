@@ -2,9 +2,12 @@
 
 import json
 
+import itk
 import nibabel
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
 from sam_lora.cases import CaseError, read_array, read_case, write_mask
 from sam_lora.data.convert import convert
@@ -134,6 +137,23 @@ def test_golden_values_of_a_real_mr(data_dir, tmp_path):
         assert np.allclose(file["spacing"], 1, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["JPEG", "JPEG2000"])
+def test_compressed_dicom_is_read_to_the_last_value(name, tmp_path):
+    volume, _ = phantom_volume()
+    affine = grid("oblique")
+    (tmp_path / name).mkdir()
+    for path in write_series(tmp_path / "plain", volume, affine).iterdir():
+        image = itk.imread(str(path), itk.SS)
+        writer = itk.GDCMImageIO.New(KeepOriginalUID=True)
+        writer.SetCompressionType(getattr(itk.GDCMImageIOEnums, f"Compression_{name}"))
+        itk.imwrite(image, str(tmp_path / name / path.name), imageio=writer, compression=True)
+    syntax = pydicom.dcmread(tmp_path / name / "000.dcm").file_meta.TransferSyntaxUID
+    assert syntax in {"JPEG": (JPEGLosslessSV1,), "JPEG2000": (JPEG2000Lossless,)}[name]
+    array, meta = read_array(tmp_path / name, "imgs")
+    assert np.array_equal(array, volume)
+    assert np.allclose(meta["affine"], affine, atol=1e-4)
+
+
 def test_what_is_done_is_skipped_and_one_broken_case_stops_no_other(tmp_path):
     volume, label = phantom_volume()
     for folder, array in (("i", volume), ("l", label)):
@@ -154,7 +174,7 @@ def test_what_is_done_is_skipped_and_one_broken_case_stops_no_other(tmp_path):
     with pytest.raises(
         ValueError, match="1 of 3 cases failed, listed in .*failures.json; the first: b: .*cannot be read as an image"
     ):
-        prepare(*arguments, 2)
+        prepare(*arguments, 1)
     assert [e["patient"] for e in json.loads((tmp_path / "out" / "datalist.json").read_text())["training"]] == [
         "a",
         "c",

@@ -1,22 +1,25 @@
 """Laws of splits, for any patients (hypothesis)."""
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sam_lora.cases import CaseError
-from sam_lora.data.split import SECTIONS, patient_of, split_datalist, split_patients
-from sam_lora.data.transfer import transfer
+from sam_lora.data.patients import Patients
+from sam_lora.data.split import SECTIONS, split_datalist, split_patients
 
 NAMES = st.sets(st.text("abcdefgh0123456789", min_size=1, max_size=6), min_size=1, max_size=60)
+LABELS = st.lists(st.frozensets(st.sampled_from("abc")), min_size=1, max_size=40)
 RATIOS = st.lists(st.integers(0, 10), min_size=2, max_size=5).filter(any)
+
+
+def plain(names):
+    return dict.fromkeys(names, frozenset())
 
 
 @given(NAMES, RATIOS, st.integers(0, 5))
 def test_ratios_hold_within_one_patient_and_every_patient_is_once_there(names, ratios, seed):
-    assigned = split_patients(dict.fromkeys(names, ""), ratios, seed)
+    assigned = split_patients(plain(names), ratios, seed)
     assert assigned.keys() == names
     for part, ratio in enumerate(ratios):
         count = sum(p == part for p in assigned.values())
@@ -26,15 +29,15 @@ def test_ratios_hold_within_one_patient_and_every_patient_is_once_there(names, r
 
 @given(NAMES, RATIOS, st.integers(0, 5))
 def test_a_split_is_reproducible_whatever_the_order(names, ratios, seed):
-    forwards = split_patients(dict.fromkeys(sorted(names), ""), ratios, seed)
-    assert split_patients(dict.fromkeys(sorted(names, reverse=True), ""), ratios, seed) == forwards
+    forwards = split_patients(plain(sorted(names)), ratios, seed)
+    assert split_patients(plain(sorted(names, reverse=True)), ratios, seed) == forwards
 
 
 @given(NAMES, NAMES, st.integers(0, 5))
 def test_nobody_moves_when_others_come(names, more, seed):
     ratios = [0.8, 0.1, 0.1]
-    before = split_patients(dict.fromkeys(names, ""), ratios, seed)
-    after = split_patients(dict.fromkeys(names | more, ""), ratios, seed, before)
+    before = split_patients(plain(names), ratios, seed)
+    after = split_patients(plain(names | more), ratios, seed, before)
     assert {p: after[p] for p in names} == before
     for part, ratio in enumerate(ratios):
         assert abs(sum(p == part for p in after.values()) - len(names | more) * ratio) < 2
@@ -63,12 +66,46 @@ def test_folds_validate_every_patient_once(names, folds, seed):
     assert sorted(validated) == sorted(names)
 
 
-def test_a_stratified_split_balances_each_stratum():
-    patients = {f"p{i}": "rare" if i % 5 == 0 else "common" for i in range(100)}
-    assigned = split_patients(patients, [0.5, 0.5], 0)
-    for stratum, total in (("rare", 20), ("common", 80)):
-        first = sum(assigned[p] == 0 for p, s in patients.items() if s == stratum)
-        assert abs(first - total / 2) <= 1
+def excess(patients, assigned, ratios, label=None):
+    """How many patients beyond rounding up or down the worst part has, of all or of those who show a label."""
+    group = [p for p, shown in patients.items() if label is None or label in shown]
+    shares = [len(group) * r / sum(ratios) for r in ratios]
+    counts = [sum(assigned[p] == part for p in group) for part in range(len(ratios))]
+    return max(0, *(abs(count - share) - 1 + 1e-9 for count, share in zip(counts, shares, strict=True)))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), RATIOS, st.integers(0, 5))
+def test_a_label_is_balanced_within_one_patient_and_so_are_the_parts(shows, ratios, seed):
+    patients = {f"p{n}": frozenset("a" * has) for n, has in enumerate(shows)}
+    assigned = split_patients(patients, ratios, seed)
+    assert assigned.keys() == patients.keys()
+    assert excess(patients, assigned, ratios) < 1e-6
+    assert excess(patients, assigned, ratios, "a") < 1e-6
+
+
+@given(LABELS, st.integers(0, 5))
+def test_with_several_labels_the_parts_are_exact_and_each_label_is_near(shows, seed):
+    patients = {f"p{n}": shown for n, shown in enumerate(shows)}
+    assigned = split_patients(patients, [0.6, 0.2, 0.2], seed)
+    assert excess(patients, assigned, [0.6, 0.2, 0.2]) < 1e-6
+    for label in "abc":  # three labels cannot always be within one at once
+        assert excess(patients, assigned, [0.6, 0.2, 0.2], label) < 1
+
+
+@given(LABELS, LABELS, st.integers(0, 3))
+def test_a_balanced_split_is_reproducible_and_nobody_moves_when_others_come(shows, more, seed):
+    patients = {f"p{n}": shown for n, shown in enumerate(shows)}
+    before = split_patients(patients, [0.5, 0.5], seed)
+    assert split_patients(dict(reversed(patients.items())), [0.5, 0.5], seed) == before
+    both = patients | {f"q{n}": shown for n, shown in enumerate(more)}
+    after = split_patients(both, [0.5, 0.5], seed, before)
+    assert {p: after[p] for p in patients} == before
+    assert excess(both, after, [0.5, 0.5]) < 1e-6
+
+
+def test_another_seed_splits_otherwise():
+    patients = plain(f"p{n}" for n in range(20))
+    assert split_patients(patients, [1, 1], 0) != split_patients(patients, [1, 1], 1)
 
 
 def test_a_second_run_with_more_cases_keeps_everyone():
@@ -78,12 +115,25 @@ def test_a_second_run_with_more_cases_keeps_everyone():
         assert {e["image"] for e in first[section]} <= {e["image"] for e in again[section]}
 
 
-def test_patients_are_found_by_a_pattern():
-    assert patient_of({"image": "x/sub-07_ses-2.nii"}, r"sub-(\d+)") == "07"
-    assert patient_of({"image": "x/abc12.nii"}, r"[a-z]+") == "abc"
-    assert patient_of({"image": "x/abc.nii", "patient": "p"}) == "p"
-    with pytest.raises(CaseError, match=r"The pattern 'sub' finds no patient in the name abc.nii"):
-        patient_of({"image": "x/abc.nii"}, "sub")
+def test_new_cases_of_a_patient_join_the_old_ones_or_the_split_is_refused():
+    by_name = Patients(r"sub-(\d+)")
+    first = split_datalist({"training": [{"image": f"sub-{i}_a.nii"} for i in range(9)]}, patients=by_name)
+    grown = {**first, "training": [*first["training"], *({"image": f"sub-{i}_b.nii"} for i in range(9))]}
+    with pytest.raises(
+        CaseError, match=r"split with patients from --pattern sub-.*, now they are from the datalist: keep"
+    ):
+        split_datalist(grown)
+    again = split_datalist(grown, patients=by_name)
+    for section in SECTIONS:
+        assert {e["patient"] for e in again[section]} == {e["patient"] for e in first[section]}
+
+
+def test_what_had_small_objects_removed_may_only_train():
+    entry = {"image": "a.npz", "small_removed": True}
+    assert split_datalist({"training": [entry]}, ratios=(1, 0, 0))["training"][0]["small_removed"]
+    for options in ({"ratios": (0, 0, 1)}, {"folds": 2}):
+        with pytest.raises(CaseError, match="a.npz has had small objects removed: it may train, never be measured"):
+            split_datalist({"training": [entry]}, **options)
 
 
 @pytest.mark.parametrize(
@@ -94,19 +144,3 @@ def test_patients_are_found_by_a_pattern():
 def test_impossible_splits_are_refused(options, sentence):
     with pytest.raises(CaseError, match=sentence):
         split_datalist({"training": [{"image": "a"}]}, **options)
-
-
-@pytest.mark.parametrize("by_link", [False, True])
-def test_cases_move_by_copy_or_link_and_nothing_is_written_over(tmp_path, by_link):
-    (tmp_path / "a.npz").write_bytes(b"1")
-    content = transfer({"training": [{"image": "a.npz", "label": "a.npz"}]}, tmp_path, by_link)
-    assert content["training"] == [{"image": "train/a.npz", "label": "train/a.npz"}]
-    assert (tmp_path / "train" / "a.npz").read_bytes() == b"1"
-    assert (tmp_path / "train" / "a.npz").is_symlink() == by_link
-    assert json.dumps(transfer({"training": [{"image": "a.npz"}]}, tmp_path, by_link))  # again is fine
-    if not by_link:
-        (tmp_path / "train" / "a.npz").write_bytes(b"another")
-        with pytest.raises(CaseError, match="is there already and is another file"):
-            transfer({"training": [{"image": "a.npz"}]}, tmp_path, by_link)
-    with pytest.raises(CaseError, match="There is no"):
-        transfer({"test": [{"image": "b.npz"}]}, tmp_path, by_link)

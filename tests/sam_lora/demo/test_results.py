@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from sam_lora.demo.case import DemoCase
-from sam_lora.demo.results import answer_requests
+from sam_lora.demo.results import answer_requests, check_unwritten
 from sam_lora.predictor import Predictor
 from sam_lora.prompts import PromptError
+from sam_lora.reading import CaseError
 from tests.conftest import REPOSITORY, write_random_adapter
 from tests.sam_lora.demo.test_session import bright_array
 from tests.sam_lora.test_propagation import BrightSam
@@ -37,7 +38,7 @@ def test_the_command_writes_mask_overlay_and_prompted_slices(case, tmp_path, mon
     network = write_random_adapter(tmp_path / "a.safetensors")
     arguments = [case.path, "--headless", tmp_path / "prompts.json", "--adapter", tmp_path / "a.safetensors"]
     arguments += ["--output", tmp_path / "out", "--device", "cpu"]
-    for more in ([], ["--propagate"]):
+    for more in ([], ["--propagate", "--overwrite"]):
         monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, arguments + more)])
         runpy.run_path(str(REPOSITORY / "scripts" / "demo.py"), run_name="__main__")
         printed = capsys.readouterr().out.splitlines()
@@ -77,4 +78,16 @@ def test_wrong_prompts_are_a_sentence_and_nothing_is_written(case, tmp_path, mon
     arguments = [case.path, "--headless", tmp_path / "none.json", "--output", tmp_path / "out"]
     assert exit_code("demo.py", arguments, monkeypatch) == 1
     assert "The prompts file" in capsys.readouterr().err
+    assert exit_code("demo.py", [case.path, "--propagate"], monkeypatch) == 1
+    assert capsys.readouterr().err == "error: propagate is for --headless; in the window, the key p propagates.\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_there_stay_unless_asked(case, tmp_path):
+    check_unwritten(tmp_path, case)
+    (tmp_path / "case_2_mask.nii.gz").touch()  # another case's
+    check_unwritten(tmp_path, case)
+    (tmp_path / "case_prompts.json").touch()
+    with pytest.raises(CaseError, match=r"case_prompts.json is there already: --overwrite replaces it, --output names"):
+        check_unwritten(tmp_path, case)
+    check_unwritten(tmp_path, case, overwrite=True)
