@@ -8,7 +8,6 @@ from typing import Any
 from sam_lora.build import build_sam_lora
 from sam_lora.cli import run
 from sam_lora.data.ct_mr import window_of
-from sam_lora.demo.case import DemoCase
 from sam_lora.demo.results import answer_requests, check_unwritten
 from sam_lora.demo.session import Session
 from sam_lora.demo.window import open_figure, show_window
@@ -16,6 +15,7 @@ from sam_lora.files import writable_folder
 from sam_lora.inferers import inference_entries
 from sam_lora.predictor import Predictor
 from sam_lora.settings import find_device
+from sam_lora.shown import ShownImage
 
 
 def main(  # noqa: PLR0913  a command has options
@@ -45,7 +45,7 @@ def main(  # noqa: PLR0913  a command has options
     where = find_device(device)
     intensity = None if window is None else window_of("CT", tuple(window) if isinstance(window, list) else window)
     network = build_sam_lora(variant, adapter=adapter, image_size=image_size, intensity=intensity)
-    shown = DemoCase.read(Path(case), network.spec.intensity, axis)
+    shown = ShownImage.read(Path(case), network.spec.intensity, axis)
     folder = writable_folder(Path(output), "output")
     check_unwritten(folder, shown, overwrite)
     predictor = Predictor(network.merged().to(where), network.spec.labels)

@@ -12,7 +12,7 @@ from sam_lora.build import build_sam_lora
 from sam_lora.cli import run
 from sam_lora.data.ct_mr import window_of
 from sam_lora.inferers import LoadCased, PromptInferer, inference_entries
-from sam_lora.outputs import check_output, names_in, write_output, write_overlay
+from sam_lora.outputs import check_output, names_in, shown_image, write_output, write_overlay
 from sam_lora.prompts import PromptError
 from sam_lora.settings import find_device
 
@@ -60,7 +60,7 @@ def main(  # noqa: PLR0913  a command has options
     write_output(Path(output), found, np.asarray(loaded.affine), Path(image), names_in(answer))
     print(output)
     if overlay:
-        write_overlay(Path(overlay), np.moveaxis(loaded.numpy().astype(np.uint8), 0, -1), found)
+        write_overlay(Path(overlay), shown_image(loaded, axis), found)
         print(overlay)
 
 

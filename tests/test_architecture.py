@@ -122,6 +122,8 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
         "sam_lora.segmentation",
         "sam_lora.volumes",
     },
+    "shown": {"numpy", "nibabel", "sam_lora.cases"},
+    "view": {"numpy", "matplotlib", "sam_lora.plots", "sam_lora.prompts", "sam_lora.shown"},
     "outputs": {
         "numpy",
         "ignite",
@@ -129,7 +131,8 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
         "sam_lora.datasets",
         "sam_lora.dicom_seg",
         "sam_lora.files",
-        "sam_lora.plots",
+        "sam_lora.shown",
+        "sam_lora.view",
     },
     "transforms": {"numpy", "torch", "monai", "sam_lora.cases", "sam_lora.prompts"},
 }

@@ -97,8 +97,7 @@ def read_case(entry: Mapping[str, Any], intensity: Mapping[str, Sequence[float]]
     if entry.get("label"):
         label = read_label(Path(str(entry["label"])), image.shape[:3], path)
     affine = meta["affine"]
-    has_spacing = meta.get("has_spacing", path.suffix.lower() not in PICTURES)
-    spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)) if has_spacing else None
+    spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)) if meta["has_spacing"] else None
     image = _slices_first(image)
     label = None if label is None else _slices_first(label)
     digest = hashlib.sha256(image.data)

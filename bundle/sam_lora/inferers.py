@@ -111,6 +111,7 @@ class LoadCased(MapTransform):
                 "name": name,
                 "prompts": json.dumps(requests),
                 "space": "RAS",
+                "has_place": meta["has_spacing"],
             }
             if d.get("mask"):
                 kept["mask"] = read_label(Path(str(d["mask"])), array.shape[-3:], path)

@@ -14,7 +14,8 @@ from sam_lora.cases import CaseError, write_mask
 from sam_lora.datasets import plain
 from sam_lora.dicom_seg import write_seg
 from sam_lora.files import writable_folder
-from sam_lora.plots import overlay, save_panels
+from sam_lora.shown import ShownImage
+from sam_lora.view import save_slices
 
 SHEET = 12  # slices on a contact sheet
 
@@ -28,11 +29,12 @@ class MaskWriter:
         folder: where the masks go.
         dicom_seg: write DICOM SEG for DICOM series.
         overlays: also draw each mask over its image, as ``<name>_overlay.png``.
+        axis: the slice axis, for the drawings.
     """
 
-    def __init__(self, folder: str, dicom_seg: bool = False, overlays: bool = False) -> None:
+    def __init__(self, folder: str, dicom_seg: bool = False, overlays: bool = False, axis: int = 2) -> None:
         self.folder = writable_folder(Path(folder), "output_dir")
-        self.dicom_seg, self.overlays = dicom_seg, overlays
+        self.dicom_seg, self.overlays, self.axis = dicom_seg, overlays, axis
 
     def attach(self, engine: Engine) -> None:
         """Follow the evaluator."""
@@ -52,8 +54,16 @@ class MaskWriter:
             print(written)  # noqa: T201  results go to stdout
             if self.overlays:
                 path = self.folder / f"{name}_overlay.png"
-                write_overlay(path, np.moveaxis(plain(image).cpu().numpy().astype(np.uint8), 0, -1), label)
+                write_overlay(path, shown_image(image, self.axis), label)
                 print(path)  # noqa: T201
+
+
+def shown_image(image: Any, axis: int) -> ShownImage:
+    """An image from :class:`sam_lora.inferers.LoadCased`, ``(C, I, J, K)``, to look at."""
+    array = plain(image).cpu().numpy().astype(np.uint8)
+    array = array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
+    meta = image.meta
+    return ShownImage(Path(meta["filename_or_obj"]), array, np.asarray(image.affine), axis, bool(meta["has_place"]))
 
 
 def names_in(label: Any) -> dict[int, str]:
@@ -109,25 +119,17 @@ def check_output(path: Path, source: Path, overwrite: bool = False) -> None:
         raise CaseError(f"output must end in .nii.gz, .png (a picture) or .dcm (DICOM SEG), got {path}.")
 
 
-def write_overlay(path: Path, image: np.ndarray, label: np.ndarray) -> None:
+def write_overlay(path: Path, image: ShownImage, label: np.ndarray) -> None:
     """Draw a label map over its image: up to twelve slices that hold an object, evenly spread, or the middle one.
 
     Args:
         path: the PNG.
-        image: ``(I, J, K, 1)`` or ``(I, J, K, 3)``, uint8.
+        image: what is under it.
         label: ``(I, J, K)``, integers.
     """
-    rgb = np.repeat(image, 3, -1) if image.shape[-1] == 1 else image
-    panels = {
-        f"slice {k}": overlay(np.swapaxes(rgb[:, :, k], 0, 1), label[:, :, k].T.astype(int))
-        for k in sheet_slices(label)
-    }
-    save_panels(panels, path, columns=4)
-
-
-def sheet_slices(label: np.ndarray) -> list[int]:
-    """The slices of a label map ``(I, J, K)`` that a contact sheet shows, see :func:`write_overlay`."""
-    with_object = np.nonzero(label.any((0, 1)))[0]
+    slices = np.moveaxis(label, image.axis, 2)
+    with_object = np.nonzero(slices.any((0, 1)))[0]
     if not len(with_object):
-        return [label.shape[2] // 2]
-    return [int(k) for k in with_object[np.unique(np.linspace(0, len(with_object) - 1, SHEET).round().astype(int))]]
+        with_object = np.array([slices.shape[2] // 2])
+    chosen = with_object[np.unique(np.linspace(0, len(with_object) - 1, SHEET).round().astype(int))]
+    save_slices(path, image, {int(k): (f"slice {k}", slices[:, :, k].T, {}) for k in chosen}, columns=4)

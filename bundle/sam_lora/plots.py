@@ -138,14 +138,12 @@ def outline(image: np.ndarray, label: np.ndarray, size: int = 240) -> np.ndarray
     return rgb
 
 
-def save_panels(panels: Mapping[str, np.ndarray], path: Path, columns: int | None = None) -> None:
-    """Write pictures of one size under their titles: side by side, or in rows of ``columns``."""
+def save_panels(panels: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write pictures side by side, each under its title."""
     height, width = next(iter(panels.values())).shape[:2]
-    columns = min(columns or len(panels), len(panels))
-    rows = -(-len(panels) // columns)
-    figure = new_figure(3.2 * columns, (3.2 * height / width + 0.4) * rows)
+    figure = new_figure(3.2 * len(panels), 3.2 * height / width + 0.4)
     for number, (title, picture) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(rows, columns, number)
+        axes = figure.add_subplot(1, len(panels), number)
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(title, fontsize=10)
         axes.axis("off")

@@ -83,7 +83,7 @@ def read_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
         key: "imgs" or "gts", for npz.
 
     Returns:
-        ``(I, J, K)`` or ``(I, J, K, 3)`` and MONAI's metadata.
+        ``(I, J, K)`` or ``(I, J, K, 3)`` and MONAI's metadata, ``has_spacing`` telling whether the file says how large a voxel is.
 
     Raises:
         CaseError: if it cannot be read, has another number of dimensions, or is no one regular series.
@@ -104,7 +104,8 @@ def read_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
     if array.dtype.kind not in "uifb":
         raise CaseError(f"{path} must hold one number per voxel, its type is {array.dtype}.")
     may_be_colour = meta.get("original_channel_dim") == -1 and not isinstance(reader, NibabelReader)
-    return _as_volume(array, may_be_colour, path), {**meta, "affine": _four_by_four(meta.get("affine"))}
+    place = {"affine": _four_by_four(meta.get("affine")), "has_spacing": path.suffix.lower() not in PICTURES}
+    return _as_volume(array, may_be_colour, path), {**place, **meta, "affine": place["affine"]}
 
 
 def series_files(folder: Path) -> list[str]:

@@ -55,9 +55,10 @@ def read_requests(
 
     Args:
         requests: ``{"label": "spleen", "foreground": [[i, j, k]], "background": [[i, j, k]],
-            "roi": [i0, i1, j0, j1, k0, k1]}``, or a list of them. Voxels of the stored array; the ends of a box are
-            inclusive, in any order, clipped to the volume. A box prompts its middle slice and bounds a propagation,
-            unless it is one slice thick; a click prompts its own slice.
+            "roi": [i0, i1, j0, j1, k0, k1]}``, or a list of them, one object each. Voxels of the stored array; the
+            ends of a box are inclusive, in any order, clipped to the volume. A box prompts its middle slice and
+            bounds a propagation, unless it is one slice thick; a click prompts its own slice. ``roi`` may be a list of
+            boxes of one object, on slices of their own.
         shape: (I, J, K) of the volume; an image is a volume of one slice, and (I, J) and 2D points do for it.
         labels: value -> name of the labels that may be asked for; empty: any name, values in order of appearance.
         axis: the slice axis. The other two, in order, are x and y.
@@ -119,15 +120,30 @@ def _object(
     for voxels, point_label in ((foreground, FOREGROUND), (background, BACKGROUND)):
         for voxel in voxels:
             points.setdefault(voxel[axis], []).append(click(voxel[x_axis], voxel[y_axis], point_label))
-    roi, bounds = request.get("roi"), None
-    if roi:
+    rois = _listed_boxes(request.get("roi"))
+    bounds: list[int] = []
+    boxed: set[int] = set()
+    for roi in rois:
         first, last = _box(roi, shape, where)
-        box = voxel_box(first[x_axis], first[y_axis], last[x_axis], last[y_axis])
-        points.setdefault((first[axis] + last[axis]) // 2, []).extend(corners(box))
-        bounds = (first[axis], last[axis]) if first[axis] < last[axis] else None
-    if not foreground and not roi:
+        middle = (first[axis] + last[axis]) // 2
+        if middle in boxed:
+            raise PromptError(f"roi of {where} holds two boxes on slice {middle}: an object has one box on a slice.")
+        boxed.add(middle)
+        points.setdefault(middle, []).extend(
+            corners(voxel_box(first[x_axis], first[y_axis], last[x_axis], last[y_axis]))
+        )
+        bounds += [first[axis], last[axis]] if first[axis] < last[axis] else []
+    if not foreground and not rois:
         raise PromptError(f"{where} has neither foreground points nor a roi: there is nothing to segment.")
-    return ObjectPrompts(*label, points, bounds)
+    return ObjectPrompts(*label, points, (min(bounds), max(bounds)) if bounds else None)
+
+
+def _listed_boxes(roi: Any) -> list[Any]:
+    """The boxes of one object: none, one, or a list of them."""
+    if not roi:
+        return []
+    several = isinstance(roi, Sequence) and all(isinstance(one, Sequence) and not isinstance(one, str) for one in roi)
+    return list(roi) if several else [roi]
 
 
 def _voxels(request: Mapping[str, Any], key: str, shape: Sequence[int], where: str) -> list[tuple[int, ...]]:

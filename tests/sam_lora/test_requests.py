@@ -76,7 +76,15 @@ def test_an_image_takes_two_dimensional_points():
     assert one.points == {0: [(3.5, 7.5, 1), (1, 2, 2), (5, 10, 3)]}
 
 
+def test_one_object_may_have_boxes_on_several_slices():
+    (one,) = read_requests({"roi": [[2, 4, 3, 8, 1, 1], [1, 5, 2, 9, 3, 3]]}, SHAPE, {})
+    assert one.points == {1: [(2, 3, 2), (5, 9, 3)], 3: [(1, 2, 2), (6, 10, 3)]}
+    assert (one.prompted, one.bounds) == ([1, 3], None)
+    assert read_requests({"roi": [[2, 4, 3, 8, 0, 2], [1, 5, 2, 9, 3, 3]]}, SHAPE, {})[0].bounds == (0, 2)
+
+
 REFUSED = {
+    "two boxes": ({"roi": [[0, 1, 0, 1, 2, 2], [3, 4, 3, 4, 1, 3]]}, "roi of the request holds two boxes on slice 2"),
     "nothing": ([], "There is no prompt"),
     "empty": ({}, "the request has neither foreground points nor a roi"),
     "background only": ({"background": [[1, 1, 1]]}, "has neither foreground points nor a roi"),

@@ -83,7 +83,7 @@ def inspect_case(
     try:
         array, meta = read_array(Path(entry["image"]), "imgs")
         ready = is_ready(array, Path(entry["image"]))
-        if not meta.get("has_spacing", not ready):
+        if not meta["has_spacing"]:
             report.unit = "pixels"
         shown = _look_at_image(report, array, meta["affine"], {"window": [127.5, 255]} if ready else intensity)
         if entry.get("label"):

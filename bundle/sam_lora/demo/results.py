@@ -9,17 +9,17 @@ import numpy as np
 from tqdm import tqdm
 
 from sam_lora.cases import CaseError, write_mask
-from sam_lora.demo.case import DemoCase
-from sam_lora.demo.view import save_slices
-from sam_lora.outputs import sheet_slices
+from sam_lora.outputs import write_overlay
 from sam_lora.predictor import Predictor
 from sam_lora.prompts import Point
 from sam_lora.requests import read_requests
 from sam_lora.segmentation import segment
+from sam_lora.shown import ShownImage
+from sam_lora.view import save_slices
 
 
 def answer_requests(
-    predictor: Predictor, case: DemoCase, requests: Sequence[Mapping], folder: Path, propagated: bool = False
+    predictor: Predictor, case: ShownImage, requests: Sequence[Mapping], folder: Path, propagated: bool = False
 ) -> list[Path]:
     """Segment what is asked, without a window.
 
@@ -57,7 +57,7 @@ def answer_requests(
     return written
 
 
-def check_unwritten(folder: Path, case: DemoCase, overwrite: bool = False) -> None:
+def check_unwritten(folder: Path, case: ShownImage, overwrite: bool = False) -> None:
     """Make sure, before any work, that nobody's files are replaced unasked; CaseError names the one that would be."""
     for ending in ("mask.nii.gz", "mask.png", "overlay.png", "prompts.json"):
         path = folder / f"{case.name}_{ending}"
@@ -65,7 +65,7 @@ def check_unwritten(folder: Path, case: DemoCase, overwrite: bool = False) -> No
             raise CaseError(f"{path} is there already: --overwrite replaces it, --output names another folder.")
 
 
-def write_answer(folder: Path, case: DemoCase, label: np.ndarray) -> list[Path]:
+def write_answer(folder: Path, case: ShownImage, label: np.ndarray) -> list[Path]:
     """Write a label map ``(I, J, K)`` as ``<name>_mask``, and up to twelve slices of it as ``<name>_overlay.png``.
 
     Returns:
@@ -73,6 +73,5 @@ def write_answer(folder: Path, case: DemoCase, label: np.ndarray) -> list[Path]:
     """
     mask = write_mask(folder / f"{case.name}_mask", np.moveaxis(label, (0, 1, 2), (2, 1, 0)), case.affine, case.path)
     overlay = folder / f"{case.name}_overlay.png"
-    slices = np.moveaxis(label, case.axis, 2)
-    save_slices(overlay, case, {k: (f"slice {k}", slices[:, :, k].T, {}) for k in sheet_slices(slices)}, columns=4)
+    write_overlay(overlay, case, label)
     return [mask, overlay]

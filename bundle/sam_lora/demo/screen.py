@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from sam_lora.demo.case import DemoCase
-from sam_lora.demo.view import DARK, PALE, SHADOW, SliceView
 from sam_lora.plots import colour_of
+from sam_lora.shown import ShownImage
+from sam_lora.view import DARK, PALE, SHADOW, SliceView
 
 HELP = """\
 left click      on the object
@@ -49,7 +49,7 @@ class Screen:
         help: the text beside it.
     """
 
-    def __init__(self, figure: Figure, case: DemoCase) -> None:
+    def __init__(self, figure: Figure, case: ShownImage) -> None:
         self._figure = figure
         self.canvas: Any = figure.canvas  # Any: what Agg's can do, its base class does not have
         can_blit = self.canvas.supports_blit

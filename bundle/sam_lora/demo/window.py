@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.backend_bases import Event, KeyEvent, MouseEvent
 from matplotlib.figure import Figure
 
-from sam_lora.demo.case import DemoCase
 from sam_lora.demo.results import write_answer
 from sam_lora.demo.screen import Screen
 from sam_lora.demo.session import Session
 from sam_lora.files import write_json
+from sam_lora.shown import ShownImage
 
 DRAG = 4  # pixels of the screen: a shorter way is a click whose hand trembled
 
@@ -47,7 +47,7 @@ def open_figure() -> Figure:
     return figure
 
 
-def show_window(figure: Figure, session: Session, case: DemoCase, folder: Path) -> None:
+def show_window(figure: Figure, session: Session, case: ShownImage, folder: Path) -> None:
     """Let a person work in a window of :func:`open_figure` until it is closed; see :class:`Window`."""
     from matplotlib import pyplot
 
@@ -66,7 +66,7 @@ class Window:
         folder: where masks, prompts and pictures are saved.
     """
 
-    def __init__(self, figure: Figure, session: Session, case: DemoCase, folder: Path) -> None:
+    def __init__(self, figure: Figure, session: Session, case: ShownImage, folder: Path) -> None:
         self.session, self.case, self.folder = session, case, folder
         self.screen = Screen(figure, case)
         self._start: MouseEvent | None = None  # of a drag

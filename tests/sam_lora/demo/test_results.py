@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam_lora.demo.case import DemoCase
 from sam_lora.demo.results import answer_requests, check_unwritten
 from sam_lora.predictor import Predictor
 from sam_lora.prompts import PromptError
 from sam_lora.reading import CaseError
+from sam_lora.shown import ShownImage
 from tests.conftest import REPOSITORY, write_random_adapter
 from tests.sam_lora.demo.test_session import bright_array
 from tests.sam_lora.test_propagation import BrightSam
@@ -30,7 +30,7 @@ REQUESTS = [
 def case(tmp_path):
     image = np.moveaxis(bright_array(4), (0, 1, 2), (2, 1, 0))
     np.savez(tmp_path / "case.npz", imgs=image, affine=np.diag([1.0, 1, 2, 1]))
-    return DemoCase.read(tmp_path / "case.npz", {"percentiles": [0, 100]})
+    return ShownImage.read(tmp_path / "case.npz", {"percentiles": [0, 100]})
 
 
 def test_the_command_writes_mask_overlay_and_prompted_slices(case, tmp_path, monkeypatch, capsys):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from matplotlib.backend_bases import KeyEvent, MouseEvent
 
-from sam_lora.demo.case import DemoCase
 from sam_lora.demo.session import Session
 from sam_lora.demo.window import Window, open_figure
 from sam_lora.embedding import Embedder
 from sam_lora.plots import new_figure
 from sam_lora.predictor import Predictor
+from sam_lora.shown import ShownImage
 from tests.sam_lora.demo.test_session import bright_array
 from tests.sam_lora.test_propagation import BrightSam
 
@@ -28,7 +28,7 @@ class Hand:
     def __init__(self, embedder, folder, affine=None, axis=2):
         array = bright_array(4)
         affine = np.diag([-1.0, -1, 3, 1]) if affine is None else affine
-        case = DemoCase(folder / "scan.nii.gz", array, affine, axis)
+        case = ShownImage(folder / "scan.nii.gz", array, affine, axis)
         predictor = Predictor(embedder)
         predictor.set_volume(array, axis)
         self.session = Session(predictor)
@@ -230,7 +230,7 @@ def test_pixels_have_their_shape_and_a_picture_is_not_turned(embedder, tmp_path)
     hand = Hand(embedder, tmp_path, np.diag([1.0, 1, 3, 1]), axis=1)
     corner, other = hand.place(0, 0), hand.place(1, 1)
     assert abs(other[1] - corner[1]) == pytest.approx(3 * abs(other[0] - corner[0]))
-    picture = DemoCase(tmp_path / "a.png", np.zeros((4, 3, 1), np.uint8), np.diag([1.0, 2, 1, 1]), has_place=False)
+    picture = ShownImage(tmp_path / "a.png", np.zeros((4, 3, 1), np.uint8), np.diag([1.0, 2, 1, 1]), has_place=False)
     assert (picture.towards, picture.aspect, picture.name) == (None, 1.0, "a")
 
 

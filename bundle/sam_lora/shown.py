@@ -1,4 +1,4 @@
-"""The image that the interactive demonstration is about: as the network sees it, and how it lies on a screen."""
+"""An image or volume as a person looks at it: its slices, their proportions, and where in the patient they lie."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import nibabel
 import numpy as np
 
 from sam_lora.cases import read_image, stem
-from sam_lora.reading import PICTURES
 
 OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 
 
 @dataclass(frozen=True)
-class DemoCase:
+class ShownImage:
     """One image or volume.
 
     Args:
@@ -34,11 +33,10 @@ class DemoCase:
     has_place: bool = True
 
     @classmethod
-    def read(cls, path: Path, intensity: Mapping[str, Sequence[float]], axis: int = 2) -> DemoCase:
+    def read(cls, path: Path, intensity: Mapping[str, Sequence[float]], axis: int = 2) -> ShownImage:
         """Read anything that :func:`sam_lora.cases.read_image` reads; CaseError as it says."""
         array, meta = read_image(path, intensity)
-        has_place = meta.get("has_spacing", path.suffix.lower() not in PICTURES)
-        return cls(path, array, np.asarray(meta["affine"], float), axis, has_place)
+        return cls(path, array, np.asarray(meta["affine"], float), axis, meta["has_spacing"])
 
     @property
     def name(self) -> str:

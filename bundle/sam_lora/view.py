@@ -10,9 +10,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
-from sam_lora.demo.case import OPPOSITE, DemoCase
 from sam_lora.plots import colour_of, draw_prompts, new_figure, save_figure
 from sam_lora.prompts import Point
+from sam_lora.shown import OPPOSITE, ShownImage
 
 DARK, PALE = "#101010", "#dddddd"
 OPACITY = 0.3  # of masks: what lies under them stays readable
@@ -31,7 +31,7 @@ class SliceView:
         case: what is shown.
     """
 
-    def __init__(self, axes: Axes, case: DemoCase) -> None:
+    def __init__(self, axes: Axes, case: ShownImage) -> None:
         self.axes, self._slices = axes, case.slices_last
         self.size = height, width = self._slices.shape[1], self._slices.shape[0]
         axes.set_facecolor(DARK)
@@ -96,7 +96,7 @@ class SliceView:
         self._prompts = [a for value, some in points.items() for a in draw_prompts(self.axes, some, colour_of(value))]
 
 
-def save_slices(path: Path, case: DemoCase, drawn: Mapping[int, Drawn], columns: int = 1) -> None:
+def save_slices(path: Path, case: ShownImage, drawn: Mapping[int, Drawn], columns: int = 1) -> None:
     """Write slices as PNG, in rows of ``columns``.
 
     Args:
