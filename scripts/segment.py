@@ -14,7 +14,7 @@ from sam_lora.data.ct_mr import window_of
 from sam_lora.inferers import LoadCased, PromptInferer, inference_entries
 from sam_lora.outputs import check_output, names_in, shown_image, write_output, write_overlay
 from sam_lora.prompts import PromptError
-from sam_lora.settings import find_device
+from sam_lora.settings import check_values, find_device
 
 
 def main(  # noqa: PLR0913  a command has options
@@ -43,43 +43,50 @@ def main(  # noqa: PLR0913  a command has options
         overwrite: replace a file that is there.
         device: auto, cpu, mps or cuda:N.
     """
-    for path in filter(None, (output, overlay)):
-        check_output(Path(path), Path(image), overwrite)
+    switches = {"propagate": propagate, "everything": everything, "overwrite": overwrite}
+    check_values({"image_size": image_size, "axis": axis, **switches})
+    source, target = Path(str(image)), Path(str(output))
+    drawing = None if overlay is None else Path(str(overlay))
+    if drawing is not None and (drawing.suffix != ".png" or drawing == target):
+        raise PromptError(f"overlay must be a .png of its own, got {drawing}.")
+    for path in filter(None, (target, drawing)):
+        check_output(path, source, overwrite)
     asked = _requests(prompts, box, label, mask, everything)
+    if everything and propagate:
+        raise PromptError("everything has no prompted slices to propagate from: give one of the two.")
     where = find_device(device)
     intensity = None if window is None else window_of("CT", tuple(window) if isinstance(window, list) else window)
-    network = build_sam_lora(variant, adapter=adapter, image_size=image_size, intensity=intensity)
-    entry: Any = inference_entries(image, asked, mask=mask)[0]
+    given = None if adapter is None else str(adapter)
+    network = build_sam_lora(variant, adapter=given, image_size=image_size, intensity=intensity)
+    entry: Any = inference_entries(str(source), asked, mask=None if mask is None else str(mask))[0]
     loaded: Any = LoadCased(intensity=network.spec.intensity)(entry)["image"]
-    inferer = PromptInferer(
-        network.spec.labels, None if box else label, propagate, axis, everything=everything, show_progress=True
-    )
+    check_output(target, source, overwrite, slices=loaded.shape[-1])
+    alone = None if box is not None else label
+    inferer = PromptInferer(network.spec.labels, alone, propagate, axis, everything, show_progress=True)
     with torch.autocast(torch.device(where).type, enabled=where.startswith("cuda")):
         answer = inferer(loaded[None], network.merged().to(where))
     found = answer[0, 0].numpy()
-    write_output(Path(output), found, np.asarray(loaded.affine), Path(image), names_in(answer))
-    print(output)
-    if overlay:
-        write_overlay(Path(overlay), shown_image(loaded, axis), found)
-        print(overlay)
+    write_output(target, found, np.asarray(loaded.affine), source, names_in(answer))
+    print(target)
+    if drawing is not None:
+        write_overlay(drawing, shown_image(loaded, axis), found)
+        print(drawing)
 
 
 def _requests(prompts: str | None, box: Any, label: str | None, mask: str | None, everything: bool) -> Any:
     """What is asked as requests or the path of their file; None where label, mask or everything says it all."""
-    given = [
-        name
-        for name, value in (("prompts", prompts), ("box", box), ("mask", mask), ("everything", everything))
-        if value
-    ]
+    ways = {"prompts": prompts, "box": box, "mask": mask, "everything": everything or None}
+    given = [name for name, value in ways.items() if value is not None]
     if len(given) > 1 or (not given and label is None):
-        raise PromptError(
-            f"Give one of --prompts, --box, --label, --mask and --everything, got {', '.join(given) or 'none'}."
-        )
+        names = ", ".join(given) or "none"
+        raise PromptError(f"Give one of --prompts, --box, --label, --mask and --everything, got {names}.")
+    if label is not None and given and (given != ["box"] or isinstance(box, dict)):
+        raise PromptError(f"--label names a single --box, or stands alone; beside --{given[0]} it says nothing.")
     if box is None:
-        return prompts
+        return None if prompts is None else str(prompts)
     boxes = box if isinstance(box, dict) else {label: box}
-    return [{"roi": list(roi) if isinstance(roi, list | tuple) else roi, **({"label": str(name)} if name is not None else {})}
-            for name, roi in boxes.items()]  # fmt: skip
+    requests = [{"label": name, "roi": list(roi) if isinstance(roi, tuple) else roi} for name, roi in boxes.items()]
+    return [{key: value for key, value in one.items() if value is not None} for one in requests]
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def fit_appearance(samples: Sequence[Sample], inside: tuple[int, int]) -> Tensor
     width = samples[0].embedding.shape[1] + 1
     normal, right = torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
     for sample in samples:
-        share = F.avg_pool2d(sample.mask[None, None].double().cpu(), STRIDE)[0, 0]
+        share = F.avg_pool2d(sample.mask[None, None].cpu().double(), STRIDE)[0, 0]
         rows, columns = _window(sample.mask, inside)
         target = share[rows, columns].flatten()
         cells = _cells(sample.embedding[0][:, rows, columns])
@@ -68,7 +68,7 @@ def score_appearance(weights: Tensor, embedding: Tensor) -> Tensor:
 
 def _cells(embedding: Tensor) -> Tensor:
     """``(C, h, w)`` -> ``(h * w, C + 1)`` with a constant, float64 on the CPU."""
-    return F.pad(embedding.flatten(1).T.double().cpu(), (0, 1), value=1.0)
+    return F.pad(embedding.flatten(1).T.cpu().double(), (0, 1), value=1.0)
 
 
 def _window(mask: Tensor, inside: tuple[int, int]) -> tuple[slice, slice]:

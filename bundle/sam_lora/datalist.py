@@ -83,7 +83,9 @@ def _npz_folders(folder: Path) -> dict[str, Any]:
 def _entries(content: Mapping[str, Any], section: str, folder: Path) -> list[dict[str, Any]]:
     entries = []
     for entry in content.get(section) or []:
-        paths = {key: str(folder / str(entry[key])) for key in ("image", "label") if entry.get(key)}
+        keys = [key for key in ("image", "label", "mask") if entry.get(key)]
+        keys += ["prompts"] if isinstance(entry.get("prompts"), str) else []
+        paths = {key: str(folder / str(entry[key])) for key in keys}
         entries.append({**entry, **paths})
     return entries
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -12,8 +13,10 @@ from sam_lora.networks import Sam
 from sam_lora.volumes import Volume
 from sam_lora.weights import tensors_digest
 
-EMBEDDING_BYTES = 256 << 20  # about 60 embeddings of 64 x 64: a window of a long volume
-STEP_BYTES = 64 << 20
+# About 60 embeddings of 64 x 64, a window of a long volume. Two prompted slices further apart have what lies between
+# them encoded twice, once from each side.
+EMBEDDING_BYTES = 256 << 20
+STEP_BYTES = 256 << 20  # about 2000 slices of objects
 
 
 class Embedder:
@@ -28,7 +31,6 @@ class Embedder:
         batch_size: slices in one pass of the encoder; None takes 1 on a CPU, which gains nothing by more, else 8.
 
     Attributes:
-        identity: digest of the network.
         steps: cache of what was decoded in propagations, see :mod:`sam_lora.propagation`.
     """
 
@@ -38,9 +40,20 @@ class Embedder:
         self.cache = TensorCache(EMBEDDING_BYTES) if cache is None else cache
         self.steps = TensorCache(STEP_BYTES)
         self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
-        weight = network.image_encoder.get_parameter("neck.0.weight")
-        said = f"{network.image_size} {network.normalization} {weight.dtype}"
-        self.identity = f"{tensors_digest(network.state_dict())} {said}"
+        # The network's text tells what no tensor does: the layers, and by how much LoRA is scaled.
+        said = f"{network!r} {network.image_size} {network.normalization} {self.device}"
+        self._digest = tensors_digest(network.state_dict()) + hashlib.sha256(said.encode()).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """Of the network and how it computes now: what the keys of all it makes begin with."""
+        kind = self.device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        return f"{self._digest} {autocast}"
+
+    def holds(self, volume: Volume, k: int) -> bool:
+        """Whether a slice's embedding is in the cache."""
+        return (self.identity, volume.digest(k)) in self.cache
 
     @torch.no_grad()
     def embed(self, volume: Volume, slices: Sequence[int]) -> list[Tensor]:

@@ -23,9 +23,11 @@ from sam_lora.automatic import AutomaticMaskGenerator, label_map
 from sam_lora.cases import CaseError, read_image, read_label, stem
 from sam_lora.datalist import load_datalist
 from sam_lora.datasets import label_value, plain
+from sam_lora.dicom_seg import is_seg, read_seg
 from sam_lora.embedding import Embedder
 from sam_lora.networks import Sam
 from sam_lora.prompts import PromptError, refuse_unprompted_labels
+from sam_lora.reading import read_array
 from sam_lora.requests import REQUEST_KEYS, ObjectPrompts, read_drawn, read_requests
 from sam_lora.segmentation import segment
 from sam_lora.volumes import Volume
@@ -45,7 +47,7 @@ def inference_entries(
     Args:
         image: one image or volume; or None for the test cases of ``dataset_dir`` and ``datalist``.
         prompts: requests, or a JSON file of them; for a datalist, each entry's own ``prompts``.
-        mask: a label map that prompts instead; for a datalist, each entry's own ``mask``.
+        mask: a label map that prompts instead, or a DICOM SEG of the series; for a datalist, each entry's own ``mask``.
         dataset_dir: see :func:`sam_lora.datalist.load_datalist`.
         datalist: likewise.
 
@@ -101,6 +103,8 @@ class LoadCased(MapTransform):
         requests = d.get("prompts")
         if requests is None and any(d.get(key) for key in REQUEST_KEYS[1:]):
             requests = {key: d[key] for key in REQUEST_KEYS if d.get(key)}
+            if Path(str(d.get("label", ""))).is_absolute():  # a datalist's label map, not the name of a label
+                del requests["label"]
         for key in self.key_iterator(d):
             path = Path(str(d[key]))
             array, meta = read_image(path, self.intensity)
@@ -114,12 +118,26 @@ class LoadCased(MapTransform):
                 "has_place": meta["has_spacing"],
             }
             if d.get("mask"):
-                kept["mask"] = read_label(Path(str(d["mask"])), array.shape[-3:], path)
+                kept["mask"] = _read_drawn(Path(str(d["mask"])), path, array.shape[-3:], meta)
             affine = torch.as_tensor(meta["affine"])
             d[key] = MetaTensor(torch.from_numpy(np.ascontiguousarray(array)), affine=affine, meta=kept)
         d.pop("prompts", None)
         d.pop("mask", None)
         return d
+
+
+def _read_drawn(path: Path, image: Path, shape: Sequence[int], meta: Mapping[str, Any]) -> np.ndarray:
+    """A label map ``(I, J, K)`` drawn on an image; CaseError if it lies on another grid."""
+    if image.is_dir() and is_seg(path):
+        return read_seg(path, image, meta["affine"])[0]
+    label = read_label(path, shape, image)
+    _, place = read_array(path, "gts")
+    if meta["has_spacing"] and place["has_spacing"] and not np.allclose(meta["affine"], place["affine"], atol=1e-2):
+        raise CaseError(
+            f"{path} and {image} have {' x '.join(map(str, shape))} voxels each, and their affines differ: the mask lies "
+            f"elsewhere, or is mirrored. Bring it onto the image's grid."
+        )
+    return label
 
 
 class PromptInferer(Inferer):
@@ -130,7 +148,7 @@ class PromptInferer(Inferer):
         label: without prompts, the label every slice is segmented for; needed where there are several.
         propagated: whole objects from their prompted slices, see :mod:`sam_lora.propagation`.
         axis: the slice axis.
-        everything: without any prompt, all that can be told apart, numbered on each slice by itself.
+        everything: instead of what prompts ask for, all that can be told apart, numbered on each slice by itself.
         show_progress: a bar on stderr, for volumes that take long.
     """
 
@@ -208,7 +226,11 @@ class PromptInferer(Inferer):
         stored = meta.get("prompts", "null")
         requests = json.loads(stored[0] if isinstance(stored, list | tuple) else stored)
         if requests is not None:
-            return read_requests(requests, volume.shape, self.labels, volume.axis)
+            try:
+                return read_requests(requests, volume.shape, self.labels, volume.axis)
+            except PromptError as error:
+                name = meta.get("name", "the image")
+                raise PromptError(f"{name[0] if isinstance(name, list) else name}: {error}") from error
         if self.label is None and not self.labels:
             raise PromptError(
                 "There is no prompt: give `--prompts FILE.json`, or an adapter that was trained for one label without "

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
+from monai.data import decollate_batch
 
 from sam_lora.cases import CaseError, write_mask
 from sam_lora.datasets import plain
 from sam_lora.dicom_seg import write_seg
 from sam_lora.files import writable_folder
+from sam_lora.reading import PICTURES
 from sam_lora.shown import ShownImage
 from sam_lora.view import save_slices
 
@@ -30,32 +33,47 @@ class MaskWriter:
         dicom_seg: write DICOM SEG for DICOM series.
         overlays: also draw each mask over its image, as ``<name>_overlay.png``.
         axis: the slice axis, for the drawings.
+        overwrite: replace files that are there: nobody knows whether a person drew or corrected them.
+
+    Raises:
+        CaseError: in the run, if a file is there and may not be replaced.
     """
 
-    def __init__(self, folder: str, dicom_seg: bool = False, overlays: bool = False, axis: int = 2) -> None:
+    def __init__(
+        self, folder: str, dicom_seg: bool = False, overlays: bool = False, axis: int = 2, overwrite: bool = False
+    ) -> None:
         self.folder = writable_folder(Path(folder), "output_dir")
-        self.dicom_seg, self.overlays, self.axis = dicom_seg, overlays, axis
+        self.dicom_seg, self.overlays, self.axis, self.overwrite = dicom_seg, overlays, axis, overwrite
 
     def attach(self, engine: Engine) -> None:
         """Follow the evaluator."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self._check)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+
+    def _paths(self, image: Any) -> tuple[Path, Path]:
+        """Where the mask and the drawing of an image go."""
+        source, name = Path(image.meta["filename_or_obj"]), image.meta["name"]
+        is_seg = self.dicom_seg and source.is_dir()
+        ending = ".dcm" if is_seg else ".png" if source.suffix.lower() in PICTURES else ".nii.gz"
+        return self.folder / f"{name}_mask{ending}", self.folder / f"{name}_overlay.png"
+
+    def _check(self, engine: Engine) -> None:
+        """Before a case costs time, make sure that its files can be written."""
+        for image in decollate_batch(engine.state.batch["image"]):
+            for path in self._paths(image)[: 2 if self.overlays else 1]:
+                check_output(path, Path(image.meta["filename_or_obj"]), self.overwrite)
 
     def _write(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            image, name = item["image"], item["image"].meta["name"]
+            image = item["image"]
+            path, drawing = self._paths(image)
+            label = plain(output["pred"])[0].cpu().numpy()
             source = Path(image.meta["filename_or_obj"])
-            label, affine = plain(output["pred"])[0].cpu().numpy(), np.asarray(image.affine)
-            written = self.folder / f"{name}_mask.dcm"
-            if self.dicom_seg and source.is_dir():
-                write_output(written, label, affine, source, names_in(output["pred"]))
-            else:
-                mask = np.moveaxis(label, (0, 1, 2), (2, 1, 0))
-                written = write_mask(written.with_suffix(""), mask, affine, source)
-            print(written)  # noqa: T201  results go to stdout
+            write_output(path, label, np.asarray(image.affine), source, names_in(output["pred"]))
+            print(path)  # noqa: T201  results go to stdout
             if self.overlays:
-                path = self.folder / f"{name}_overlay.png"
-                write_overlay(path, shown_image(image, self.axis), label)
-                print(path)  # noqa: T201
+                write_overlay(drawing, shown_image(image, self.axis), label)
+                print(drawing)  # noqa: T201
 
 
 def shown_image(image: Any, axis: int) -> ShownImage:
@@ -88,35 +106,41 @@ def write_output(
         CaseError: if the mask does not fit the ending, which :func:`check_output` has checked.
     """
     if path.suffix == ".dcm":
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not label.any():
+            raise CaseError(f"Nothing was found in {source}, and a DICOM SEG needs an object: {path} is not written.")
         write_seg(path, label, labels or {}, source, affine, by_model=True)
         return
     is_png = path.suffix == ".png"
-    if is_png and label.shape[2] > 1:
-        raise CaseError(f"{path} is a picture, and the mask has {label.shape[2]} slices: use .nii.gz.")
     base = path.with_name(path.name.removesuffix(".png" if is_png else ".nii.gz"))
     write_mask(base, np.moveaxis(label, (0, 1, 2), (2, 1, 0)), affine, Path("x.png" if is_png else "x.nii"))
 
 
-def check_output(path: Path, source: Path, overwrite: bool = False) -> None:
-    """Make sure, before any work, that a mask can be written there.
+def check_output(path: Path, source: Path, overwrite: bool = False, slices: int = 1) -> None:
+    """Make sure, before any work, that a mask or a drawing can be written there.
 
     Args:
         path: see :func:`write_output`.
         source: the image, never overwritten.
         overwrite: another file that is there may be replaced.
+        slices: of the image.
 
     Raises:
         CaseError: if not; the sentence says what can.
     """
-    if path.exists() and (not overwrite or (source.exists() and path.samefile(source))):
-        way = "it is the image itself" if source.exists() and path.samefile(source) else "--overwrite replaces it"
-        raise CaseError(f"{path} is there already: {way}.")
-    if path.suffix == ".dcm":
-        if not source.is_dir():
-            raise CaseError(f"{path} would be a DICOM SEG, which needs a folder with a DICOM series, not {source}.")
-    elif not path.name.endswith((".nii.gz", ".png")):
+    if path.suffix == ".dcm" and not source.is_dir():
+        raise CaseError(f"{path} would be a DICOM SEG, which needs a folder with a DICOM series, not {source}.")
+    if not path.name.endswith((".nii.gz", ".png", ".dcm")):
         raise CaseError(f"output must end in .nii.gz, .png (a picture) or .dcm (DICOM SEG), got {path}.")
+    if path.suffix == ".png" and slices > 1:
+        raise CaseError(f"{path} is a picture, and the image has {slices} slices: use .nii.gz.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise CaseError(f"{path.parent} must be a folder that can be written to, for {path.name}.")
+    if source.is_dir() and path.resolve().parent == source.resolve():
+        raise CaseError(f"{path} would lie among the files of the series {source}: write it somewhere else.")
+    if path.exists() and source.exists() and path.samefile(source):
+        raise CaseError(f"{path} is there already: it is the image itself.")
+    if path.exists() and not overwrite:
+        raise CaseError(f"{path} is there already: --overwrite replaces it.")
 
 
 def write_overlay(path: Path, image: ShownImage, label: np.ndarray) -> None:

@@ -60,14 +60,19 @@ class Predictor:
     ) -> None:
         self._labels, self._intensity = labels, intensity
         self._volume: Volume | None = None
+        self._given: tuple[np.ndarray | str | Path, int] | None = None
+        self.intensity: dict[str, Sequence[float]] = {}
         self.use(network)
 
     def use(self, network: Sam | Embedder) -> None:
-        """Answer with another network, an adapter say, from now on; the image stays set."""
+        """Answer with another network, an adapter say, from now on; the image stays set, with its intensity setting."""
         self.embedder = network if isinstance(network, Embedder) else Embedder(network)
         spec = getattr(self.embedder.network, "spec", None)
         self.labels = dict((spec.labels if spec else {}) if self._labels is None else self._labels)
+        before = self.intensity
         self.intensity = dict(self._intensity or (spec.intensity if spec else {}) or DEFAULT_INTENSITY)
+        if self._given is not None and self.intensity != before:
+            self.set_volume(*self._given)
 
     def set_image(self, image: np.ndarray | str | Path) -> None:
         """Set a picture.
@@ -85,7 +90,7 @@ class Predictor:
             return
         self.set_volume(image)
         if len(self.volume) > 1:
-            self._volume = None
+            self._volume = self._given = None
             raise CaseError(f"{image} is a volume: set_volume takes it.")
 
     def set_volume(self, volume: np.ndarray | str | Path, axis: int = 2) -> None:
@@ -99,12 +104,12 @@ class Predictor:
             CaseError: likewise.
         """
         if isinstance(volume, np.ndarray):
-            array = volume
-            if array.dtype != np.uint8 and array.size:
-                array = to_uint8(array, self.intensity)
+            volume = volume.astype(np.uint8) * np.uint8(255) if volume.dtype == bool else volume.copy()
+            ready = volume.dtype == np.uint8 or not volume.size
+            array = volume if ready else to_uint8(volume, self.intensity)
         else:
             array, _ = read_image(Path(volume), self.intensity)
-        self._volume = Volume(array, axis)
+        self._volume, self._given = Volume(array, axis), (volume, axis)
 
     @property
     def volume(self) -> Volume:
@@ -129,10 +134,10 @@ class Predictor:
             points: clicks on one object ``(N, 2)`` or ``(N, 3)``, or on P objects ``(P, N, 2)`` or ``(P, N, 3)``.
             point_labels: ``(N,)`` or ``(P, N)``: 1 foreground, 0 background; None: all foreground.
             boxes: ``(4,)`` or ``(6,)``, or one for each of P objects: i0, i1, j0, j1[, k0, k1], the ends included.
-            mask: to refine: logits of a previous answer ``(n, n)`` or ``(P, n, n)``, or a mask ``(H, W)`` or
-                ``(P, H, W)``, bool.
+            mask: to refine: logits of a previous answer ``(n, n)`` or ``(P, n, n)``, floats, or a mask ``(H, W)`` or
+                ``(P, H, W)``, bool. With it, background clicks alone are enough.
             multimask: three candidates for an ambiguous prompt instead of one.
-            k: the slice, where no point or box says.
+            k: the slice; needed where no point or box says.
 
         Raises:
             PromptError: if nothing is asked, prompts are not in the volume, or lie on several slices.
@@ -140,8 +145,7 @@ class Predictor:
         volume = self.volume
         objects, k = self._on_one_slice(points, point_labels, boxes, mask, k)
         (embedding,) = self.embedder.embed(volume, [k])
-        frame = Frame(self.embedder.network, volume.size, embedding)
-        previous = _previous(mask, len(objects), frame)
+        previous = _previous(mask, len(objects), Frame(self.embedder.network, volume.size))
         prompts = Prompts.of(objects)
         device = embedding.device
         low_res, iou = self.embedder.network.decode(
@@ -171,17 +175,20 @@ class Predictor:
         self, points: Any, point_labels: Any, boxes: Any, mask: Any, k: int | None
     ) -> tuple[list[list[Point]], int]:
         volume = self.volume
+        if k is not None and not (isinstance(k, int | np.integer) and 0 <= k < len(volume)):
+            raise PromptError(f"k must be a slice, a whole number from 0 to {len(volume) - 1}, got {k!r}.")
         if points is None and boxes is None:
             if mask is None:
                 raise PromptError("Nothing is asked: give points, boxes or a mask.")
             if k is None and len(volume) > 1:
                 raise PromptError(f"A mask alone does not say its slice: give k, from 0 to {len(volume) - 1}.")
-            if not 0 <= (k or 0) < len(volume):
-                raise PromptError(f"k must be a slice from 0 to {len(volume) - 1}, got {k}.")
             count = len(mask) if np.ndim(mask) == 3 else 1
-            return [[] for _ in range(count)], k or 0
-        asked = read_requests(_as_requests(points, point_labels, boxes), volume.shape, {}, volume.axis)
-        slices = sorted({k for one in asked for k in one.points})
+            return [[] for _ in range(count)], int(k or 0)
+        requests = _as_requests(points, point_labels, boxes)
+        asked = read_requests(requests, volume.shape, {}, volume.axis, needs_foreground=mask is None)
+        slices = sorted({found for one in asked for found in one.points})
+        if k not in (None, *slices):
+            raise PromptError(f"k is {k}, and the prompts lie on slice {slices[0]}: give one or the other.")
         if len(slices) > 1:
             listed = ", ".join(map(str, slices))
             raise PromptError(f"predict answers for one slice, these prompts lie on slices {listed}: use segment.")
@@ -232,6 +239,8 @@ def _previous(mask: Any, count: int, frame: Frame) -> Tensor | None:
     given = torch.as_tensor(np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask))
     given = given[None] if given.ndim == 2 else given
     drawn = given.dtype == torch.bool
+    if not drawn and not given.is_floating_point():
+        raise PromptError(f"mask must be bool (a mask) or float (logits of an answer), got {given.dtype}.")
     shape = (count, *(frame.size if drawn else (frame.side, frame.side)))
     if tuple(given.shape) != shape:
         raise PromptError(f"mask must have the shape {shape} for {count} objects, got {tuple(given.shape)}.")

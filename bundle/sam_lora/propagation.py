@@ -23,7 +23,7 @@ from sam_lora.prompts import Point, corners
 from sam_lora.requests import ObjectPrompts
 from sam_lora.volumes import Volume
 
-Masks = dict[int, Tensor]  # slice -> logits (n, n) of the network's frame
+Masks = dict[int, Tensor]  # slice -> logits (n, n) of the network's frame, float16
 OnSlice = Callable[[int, int], None]  # told how many slices are done, and of how many; what it raises stops the work
 
 
@@ -69,8 +69,9 @@ class Step:
         k: the slice.
         key: of all that the step came from.
         logits: ``(n, n)``.
+        mask: ``(n, n)``, bool.
         confidence: 0 to 1.
-        seed: slice and logits of the prompted slice at the chain's start.
+        seed: slice and mask of the prompted slice at the chain's start.
         latest: likewise of the last slice that was trusted.
         doubts: slices in a row up to this one that were not trusted.
     """
@@ -78,15 +79,11 @@ class Step:
     k: int
     key: str
     logits: Tensor
+    mask: Tensor
     confidence: float
     seed: tuple[int, Tensor]
     latest: tuple[int, Tensor] | None = None
     doubts: int = 0
-
-    @property
-    def mask(self) -> Tensor:
-        """``(n, n)``, bool."""
-        return self.logits > 0
 
 
 class Propagation:
@@ -111,6 +108,7 @@ class Propagation:
     ) -> None:
         self.embedder, self.volume, self.objects = embedder, volume, objects
         self.rules, self._on_slice = rules or PropagationRules(), on_slice
+        self._frame = Frame(embedder.network, volume.size)
         self._prompted = sorted({k for one in objects for k in one.prompted})
 
     def prompted_slices(self) -> list[Masks]:
@@ -139,13 +137,14 @@ class Propagation:
             keys = [self._key(self.embedder.identity, k, one.points[k], one.masks.get(k)) for one in some]
 
             def decode(missing: list[int], place: int = place, some: list[ObjectPrompts] = some) -> list:
-                k, frame = self._prompted[place], self._frame(self._prompted[place:])
+                k, embedding = self._prompted[place], self._embed(self._prompted[place:])
                 masks = [some[n].masks.get(k) for n in missing]
-                previous = [None if mask is None else frame.logits_of(mask) for mask in masks]
-                return frame.decode([some[n].points[k] for n in missing], previous)
+                previous = [None if mask is None else self._frame.logits_of(mask) for mask in masks]
+                return self._frame.decode(embedding, [some[n].points[k] for n in missing], previous)
 
             for n, key, (logits, iou) in zip(asked, keys, self.embedder.steps.get_many(keys, decode), strict=True):
-                seeds[n][k] = Step(k, key, logits, float(iou), (k, logits))
+                mask = self._frame.mask_of(logits)
+                seeds[n][k] = Step(k, key, logits, mask, float(iou), (k, mask))
             tell()
         return seeds
 
@@ -176,46 +175,48 @@ class Propagation:
         keys = [self._key(step.key, k, points, self.rules) for step, points in zip(before, clicks, strict=True)]
 
         def decode(missing: list[int]) -> list[tuple[Tensor, Tensor]]:
-            frame = self._frame(coming)
-            return self._decode_next(frame, [before[n] for n in missing], [clicks[n] for n in missing])
+            ahead = [k for k in coming if any(self._reaches(n, k) for n in chains)]
+            return self._decode_next(self._embed(ahead), [before[n] for n in missing], [clicks[n] for n in missing])
 
         steps = []
         for last, key, found in zip(before, keys, self.embedder.steps.get_many(keys, decode), strict=True):
-            step = Step(k, key, found[0], float(found[1]), last.seed, last.latest, last.doubts + 1)
+            mask = self._frame.mask_of(found[0])
+            step = Step(k, key, found[0], mask, float(found[1]), last.seed, last.latest, last.doubts + 1)
             if step.confidence >= self.rules.trust:
-                step.latest, step.doubts = (k, step.logits), 0
+                step.latest, step.doubts = (k, mask), 0
             steps.append(step)
         return steps
 
     def _decode_next(
-        self, frame: Frame, before: Sequence[Step], clicks: Sequence[list[Point]]
+        self, embedding: Tensor, before: Sequence[Step], clicks: Sequence[list[Point]]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Logits and confidence of each chain on the slice in the frame; nothing where nothing is expected."""
-        regions = [self._expected(step, frame) for step in before]
+        """Logits and confidence of each chain on the slice of an embedding; nothing where nothing is expected."""
+        frame = self._frame
+        regions = [self._expected(step, embedding) for step in before]
         there = [n for n, region in enumerate(regions) if int(region.sum()) >= self.rules.min_area]
         prompts = [corners(frame.box_of(regions[n])) + clicks[n] for n in there]
-        decoded = dict(zip(there, frame.decode(prompts, [None] * len(there)), strict=True))
+        decoded = dict(zip(there, frame.decode(embedding, prompts, [None] * len(there)), strict=True))
         results = []
         for n, region in enumerate(regions):
             logits, iou = decoded.get(n, (torch.full_like(before[n].logits, OUTSIDE), torch.zeros(())))
             logits = without_clicked(logits, [frame.pixel_of(point) for point in clicks[n]])
-            mask = logits > 0
+            mask = frame.mask_of(logits)
             results.append((logits, iou * (mask & region).sum() / (mask | region).sum().clamp(min=1)))
         return results
 
-    def _expected(self, before: Step, frame: Frame) -> Tensor:
-        """Where the object of a chain is expected on the slice in the frame: ``(n, n)``, bool."""
+    def _expected(self, before: Step, embedding: Tensor) -> Tensor:
+        """Where the object of a chain is expected on the slice of an embedding: ``(n, n)``, bool."""
         learned = [before.seed] if before.latest is None else [before.seed, before.latest]
         embeddings = self.embedder.embed(self.volume, [k for k, _ in learned])
-        samples = [Sample(e, logits > 0) for e, (_, logits) in zip(embeddings, learned, strict=True)]
-        score = score_appearance(fit_appearance(samples, frame.inside), frame.embedding)
-        near = frame.grown(before.mask, self.rules.max_move)
+        samples = [Sample(e, mask) for e, (_, mask) in zip(embeddings, learned, strict=True)]
+        score = score_appearance(fit_appearance(samples, self._frame.inside), embedding)
+        near = self._frame.grown(before.mask, self.rules.max_move)
         return without_islands((score.to(near.device) > EXPECTED) & near, before.mask)
 
-    def _frame(self, coming: list[int]) -> Frame:
-        """The first of the coming slices, encoded in a batch with those after it."""
-        embedding = self.embedder.embed(self.volume, coming[: self.embedder.batch_size])[0]
-        return Frame(self.embedder.network, self.volume.size, embedding)
+    def _embed(self, coming: list[int]) -> Tensor:
+        """The embedding of the first of the coming slices; where it is new, made in a batch with those after it."""
+        count = 1 if self.embedder.holds(self.volume, coming[0]) else self.embedder.batch_size
+        return self.embedder.embed(self.volume, coming[:count])[0]
 
     def _key(self, parent: str, k: int, *parts: object) -> str:
         said = [parent.encode(), self.volume.digest(k).encode()]
@@ -235,5 +236,5 @@ def blended(seeds: Sequence[int], up: Masks, down: Masks) -> Masks:
     for k in up.keys() & down.keys() - set(seeds):
         below, above = max(s for s in seeds if s < k), min(s for s in seeds if s > k)
         share = (k - below) / (above - below)
-        result[k] = (1 - share) * up[k] + share * down[k]
+        result[k] = ((1 - share) * up[k].float() + share * down[k].float()).half()
     return dict(sorted(result.items()))

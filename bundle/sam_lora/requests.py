@@ -24,7 +24,8 @@ class ObjectPrompts:
         name: its label's name.
         points: slice -> its (x, y, label), box corners among them; an empty list asks for what the network sees
             without a prompt.
-        bounds: first and last slice that a propagated object may reach; None where nothing bounds it.
+        bounds: first and last slice that a propagated object may reach, its prompted ones included; None where nothing
+            bounds it.
         masks: slice -> a mask drawn there, ``(H, W)``, bool.
     """
 
@@ -50,6 +51,7 @@ def read_requests(
     shape: Sequence[int],
     labels: Mapping[int, str],
     axis: int = 2,
+    needs_foreground: bool = True,
 ) -> list[ObjectPrompts]:
     """Read what a MONAI Label client sends.
 
@@ -62,6 +64,7 @@ def read_requests(
         shape: (I, J, K) of the volume; an image is a volume of one slice, and (I, J) and 2D points do for it.
         labels: value -> name of the labels that may be asked for; empty: any name, values in order of appearance.
         axis: the slice axis. The other two, in order, are x and y.
+        needs_foreground: refuse an object with background clicks only; False where a mask says what it is.
 
     Returns:
         One object per request, in their order.
@@ -84,7 +87,10 @@ def read_requests(
         _refuse_misspelt(request, where)
         value = _label_value(request.get("label"), names, bool(labels), where)
         name = next(known for known, one in names.items() if one == value)
-        objects.append(_object(request, (value, name), shape, axis, where))
+        one = _object(request, (value, name), shape, axis, where)
+        if not one.points or (needs_foreground and not one.prompted):
+            raise PromptError(f"{where} has neither foreground points nor a roi: there is nothing to segment.")
+        objects.append(one)
     return objects
 
 
@@ -133,21 +139,26 @@ def _object(
             corners(voxel_box(first[x_axis], first[y_axis], last[x_axis], last[y_axis]))
         )
         bounds += [first[axis], last[axis]] if first[axis] < last[axis] else []
-    if not foreground and not rois:
-        raise PromptError(f"{where} has neither foreground points nor a roi: there is nothing to segment.")
-    return ObjectPrompts(*label, points, (min(bounds), max(bounds)) if bounds else None)
+    prompted = [*(voxel[axis] for voxel in foreground), *boxed]
+    return ObjectPrompts(*label, points, (min(bounds + prompted), max(bounds + prompted)) if bounds else None)
 
 
 def _listed_boxes(roi: Any) -> list[Any]:
     """The boxes of one object: none, one, or a list of them."""
-    if not roi:
+    if roi is None or (isinstance(roi, Sequence | np.ndarray) and not len(roi)):
         return []
-    several = isinstance(roi, Sequence) and all(isinstance(one, Sequence) and not isinstance(one, str) for one in roi)
+    roi = roi.tolist() if isinstance(roi, np.ndarray) else roi
+    several = (
+        isinstance(roi, Sequence)
+        and not isinstance(roi, str)
+        and all(isinstance(one, Sequence) and not isinstance(one, str) for one in roi)
+    )
     return list(roi) if several else [roi]
 
 
 def _voxels(request: Mapping[str, Any], key: str, shape: Sequence[int], where: str) -> list[tuple[int, ...]]:
-    listed = request.get(key) or []
+    given = request.get(key)
+    listed = [] if given is None else given.tolist() if isinstance(given, np.ndarray) else given
     if not isinstance(listed, Sequence) or isinstance(listed, str):
         raise PromptError(f"{key} of {where} must be a list of voxels, got {listed!r}.")
     voxels = []
@@ -181,6 +192,8 @@ def _box(roi: Any, shape: Sequence[int], where: str) -> tuple[list[int], list[in
 
 
 def _finite(numbers: Any, what: str) -> list[float]:
+    if isinstance(numbers, str):
+        raise PromptError(f"{what} must be a list of numbers, got {numbers!r}.")
     try:
         values = [float(n) for n in numbers]
     except (TypeError, ValueError) as error:
@@ -215,7 +228,7 @@ def read_drawn(label: np.ndarray, labels: Mapping[int, str], axis: int = 2) -> l
     objects = []
     for value in values:
         is_object: np.ndarray = slices == value
-        masks = {int(k): is_object[:, :, k].T for k in np.nonzero(is_object.any((0, 1)))[0]}
+        masks = {int(k): is_object[:, :, k].T.copy() for k in np.nonzero(is_object.any((0, 1)))[0]}
         points = {k: corners(box_of(mask)) for k, mask in masks.items()}
         objects.append(ObjectPrompts(value, labels.get(value, str(value)), points, masks=masks))
     return objects

@@ -23,7 +23,8 @@ def segment(
 ) -> np.ndarray:
     """Segment objects of a volume.
 
-    The answer follows from the arguments alone: what the embedder has cached only saves time.
+    The answer follows from the arguments alone: what the embedder has cached only saves time. (Where some objects of a
+    slice are cached and others are not, the decoder's batches differ, and logits with them by rounding.)
 
     Args:
         embedder: the network and its caches.
@@ -48,7 +49,7 @@ def label_map(embedder: Embedder, volume: Volume, values: Sequence[int], masks: 
     label = volume.empty_label(max(values, default=0))
     for k in sorted({k for found in masks for k in found}):
         there = [n for n, found in enumerate(masks) if k in found]
-        low_res = torch.stack([masks[n][k] for n in there])[None]
+        low_res = torch.stack([masks[n][k] for n in there])[None].float()
         highest, which = embedder.network.upscale(low_res, volume.size)[0].max(0)
         named = torch.tensor([values[n] for n in there], device=which.device)[which]
         volume.slice_of(label, k)[...] = torch.where(highest > 0, named, 0).cpu().numpy()

@@ -26,7 +26,7 @@ def _number(least: float, open_end: bool = False) -> tuple[str, Callable[[Any], 
     return words, lambda v: type(v) in (int, float) and (v > least if open_end else v >= least)
 
 
-_SWITCH = ("true or false", lambda v: type(v) is bool)
+_SWITCH = ("True or False", lambda v: type(v) is bool)
 _TEXT = ("a path or name", lambda v: type(v) is str)
 RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **{name: _whole(1) for name in ("epochs", "batch_size", "accumulation_steps", "checkpoint_interval", "val_interval",
@@ -34,7 +34,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **{name: _whole(0) for name in ("seed", "num_workers")},
     **{name: _number(0, open_end=True) for name in ("learning_rate", "alpha", "tolerance")},
     **{name: _number(0) for name in ("weight_decay", "box_jitter")},
-    **dict.fromkeys(("gradient_checkpointing", "empty_cache", "compile", "save_masks", "amp", "propagate", "everything",
+    **dict.fromkeys(("gradient_checkpointing", "empty_cache", "compile", "save_masks", "amp", "propagate", "everything", "overwrite",
                     "dicom_seg", "overlays"), _SWITCH),
     **dict.fromkeys(("dataset_dir", "datalist", "output_dir", "ckpt_dir", "resume", "adapter", "weights", "variant", "decoder", "prompt_mode", "image", "mask"), _TEXT),
     "axis": ("0, 1 or 2, the axis of the slices", lambda v: type(v) is int and 0 <= v <= 2),
@@ -62,6 +62,8 @@ def check_values(config: Mapping[str, Any]) -> None:
 
 
 def _is_device(name: Any) -> bool:
+    if name == "auto":  # a command's word; configs hand their device to torch
+        return False
     try:
         find_device(name)
     except ValueError:

@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from json import dumps, loads
 from pathlib import Path
@@ -118,7 +118,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def ct_and_hippocampus(data: Path, every: int = 1) -> dict[str, list[Row]]:
+def ct_and_hippocampus(data: Path, every: int = 1) -> Iterator[tuple[str, list[Row]]]:
     """The rows of the CT's four organs and of the hippocampus cases 61 to 80, sorted by name.
 
     Args:
@@ -127,16 +127,10 @@ def ct_and_hippocampus(data: Path, every: int = 1) -> dict[str, list[Row]]:
     """
     ct = data / "ct-totalsegmentator" / "case01_abdomen_ct"
     images = sorted((data / "mr-hippocampus-msd" / "images").glob("*.nii.gz"))[60:80:every]
-    return {
-        "CT case01 (labels are a model's)": measure_cases(
-            [(ct / "image.nii.gz", ct / "label.nii.gz")], CT_ORGANS, {"window": [40, 400]}
-        ),
-        "MR hippocampus cases 61-80": measure_cases(
-            [(image, data / "mr-hippocampus-msd" / "labels" / image.name) for image in images],
-            HIPPOCAMPUS,
-            {"percentiles": [0.5, 99.5]},
-        ),
-    }
+    pairs = [(ct / "image.nii.gz", ct / "label.nii.gz")]
+    yield "CT case01 (labels are a model's)", measure_cases(pairs, CT_ORGANS, {"window": [40, 400]})
+    pairs = [(image, data / "mr-hippocampus-msd" / "labels" / image.name) for image in images]
+    yield "MR hippocampus cases 61-80", measure_cases(pairs, HIPPOCAMPUS, {"percentiles": [0.5, 99.5]})
 
 
 def volume(data: str | None = None, every: int = 1, lengths: Any = (30, 300), json: str | None = None) -> None:
@@ -165,7 +159,7 @@ def volume(data: str | None = None, every: int = 1, lengths: Any = (30, 300), js
     if data:
         print("\nvit_t as published, no training. One box: on the object's middle slice, k0 = k1, propagated.")
         print("Oracle: a box on every slice. Boxes are those of the labels.")
-        for title, rows in ct_and_hippocampus(Path(data), every).items():
+        for title, rows in ct_and_hippocampus(Path(data), every):
             figures[title] = [dataclasses.asdict(row) for row in rows]
             print(f"\n{title}\n{table(rows)}", flush=True)
     if json:

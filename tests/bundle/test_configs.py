@@ -183,6 +183,27 @@ def test_an_image_is_never_written_over(tmp_path, dataset_dir):
     assert (image.parent / "case0_mask.nii.gz").is_file()
 
 
+def test_a_batch_replaces_no_file_unasked(tmp_path, dataset_dir):
+    drawn = tmp_path / "out" / "case0_mask.nii.gz"
+    drawn.parent.mkdir()
+    drawn.write_bytes(b"a person's")
+    options = {"image": str(dataset_dir / "test" / "case0.npz"), "image_size": 64, "device": "cpu",
+               "prompts": [{"label": "bar", "roi": [8, 19, 5, 11, 2, 2]}]}  # fmt: skip
+    with pytest.raises(RuntimeError, match="Failed to") as error:
+        execute(INFERENCE, "infer", tmp_path, **options)
+    assert "case0_mask.nii.gz is there already: --overwrite replaces it" in str(chain(error.value))
+    assert drawn.read_bytes() == b"a person's"
+    execute(INFERENCE, "infer", tmp_path, overwrite=True, **options)
+    assert nibabel.load(drawn).shape == (40, 30, 4)
+
+
+def test_the_sentence_names_the_case(tmp_path, dataset_dir):
+    with pytest.raises(RuntimeError, match="Failed to") as error:
+        execute(INFERENCE, "infer", tmp_path, dataset_dir=str(dataset_dir), image_size=64, device="cpu",
+                prompts=[{"label": "bar", "roi": [80, 90, 5, 11, 2, 2]}])  # fmt: skip
+    assert "test_case0: roi [80, 90, 5, 11, 2, 2] of the request lies outside" in str(chain(error.value))
+
+
 def test_evaluation_measures_cases_and_labels_and_calls_its_boxes_an_oracle(tmp_path, dataset_dir):
     adapter = train(tmp_path, dataset_dir) / "adapter_best.safetensors"
     folder = execute(

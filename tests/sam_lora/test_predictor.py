@@ -1,11 +1,14 @@
 """The interactive interface: parity with segment-anything's predictor, caches, adapters, and what is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from segment_anything import SamPredictor
 from torch.nn import functional as F
 
+from sam_lora.build import build_sam_lora
 from sam_lora.embedding import Embedder
 from sam_lora.predictor import Predictor
 from sam_lora.prompts import PromptError
@@ -177,6 +180,60 @@ def test_raw_images_pass_the_intensity_setting(small_lora):
         mine.set_image(np.where(np.eye(8) * np.arange(8) == 3, np.nan, 1.0))
 
 
+def test_another_adapter_s_intensity_is_applied_to_the_image_that_is_set(small_lora):
+    raw = np.moveaxis(phantom()[0], (0, 1, 2), (2, 1, 0)).astype(np.int16) * 7 - 300
+    mine = Predictor(small_lora)
+    mine.set_volume(raw)
+    other = small_lora.merged()
+    other.spec = dataclasses.replace(small_lora.spec, intensity={"window": [40.0, 400.0]})
+    mine.use(other)
+    fresh = Predictor(other)
+    fresh.set_volume(raw)
+    assert torch.equal(mine.volume.slice(1), fresh.volume.slice(1))
+
+
+def test_two_networks_that_differ_in_alpha_alone_have_two_identities():
+    torch.manual_seed(0)
+    four = build_sam_lora(image_size=64, alpha=4)
+    torch.manual_seed(0)
+    sixteen = build_sam_lora(image_size=64, alpha=16)
+    sixteen.load_state_dict(four.state_dict())
+    other_size = build_sam_lora(image_size=128, alpha=4)
+    other_size.load_state_dict(four.state_dict())
+    assert len({Embedder(one).identity for one in (four, sixteen, other_size)}) == 3
+    at_rest = Embedder(four).identity
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Embedder(four).identity != at_rest
+
+
+def test_an_array_that_changes_afterwards_changes_nothing(small_lora):
+    array = np.moveaxis(phantom()[0], (0, 1, 2), (2, 1, 0)).copy()
+    mine = Predictor(small_lora)
+    mine.set_volume(array)
+    before = mine.volume.slice(1).clone()
+    array[:] = 0
+    assert torch.equal(mine.volume.slice(1), before)
+
+
+def test_a_background_click_corrects_a_previous_mask(asked):
+    first = asked.predict(boxes=[8, 19, 5, 11, 2, 2])
+    second = asked.predict(points=[[30, 20, 2]], point_labels=[0], mask=first.low_res_logits[:, 0])
+    assert second.masks.shape == first.masks.shape
+    assert not torch.equal(first.low_res_logits, second.low_res_logits)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (128, 96), (30, 64)])
+def test_segment_and_predict_agree_to_the_edges(size):
+    ours, _ = pair("vit_b")  # a stride of 16: the frame is coarser than the slice
+    mine = Predictor(ours)
+    mine.set_image(picture(*size))
+    box = [0, size[1] - 1, 0, size[0] - 1]
+    predicted = mine.predict(boxes=box).masks[0, 0]
+    segmented = mine.segment({"roi": box})[:, :, 0].T > 0
+    assert (predicted == segmented).mean() > 0.999
+    assert predicted[-1].any() or predicted[:, -1].any()
+
+
 REFUSED = {
     "nothing": ({}, "Nothing is asked: give points, boxes or a mask"),
     "outside": ({"points": [[40, 3, 0]]}, r"lies outside the volume of 40 x 30 x 4 voxels"),
@@ -192,7 +249,10 @@ REFUSED = {
     "background only": ({"points": [[3, 3, 0]], "point_labels": [0]}, "neither foreground points nor a roi"),
     "counts": ({"points": [[3, 3, 0]], "boxes": [[0, 3, 0, 3, 0, 0]] * 2}, "points are of 1 objects and boxes of 2"),
     "mask without slice": ({"mask": np.zeros((30, 40), bool)}, "does not say its slice: give k, from 0 to 3"),
-    "slice": ({"mask": np.zeros((30, 40), bool), "k": 4}, "k must be a slice from 0 to 3, got 4"),
+    "slice": ({"mask": np.zeros((30, 40), bool), "k": 4}, "k must be a slice, a whole number from 0 to 3, got 4"),
+    "slice type": ({"mask": np.zeros((30, 40), bool), "k": "1"}, "a whole number from 0 to 3, got '1'"),
+    "two slices": ({"points": [[3, 3, 0]], "k": 2}, "k is 2, and the prompts lie on slice 0"),
+    "mask type": ({"mask": np.zeros((64, 64), np.uint8), "k": 0}, "mask must be bool .* or float .* got torch.uint8"),
     "mask shape": ({"boxes": [0, 3, 0, 3, 0, 0], "mask": np.zeros((3, 3))}, r"mask must have the shape \(1, 64, 64\)"),
     "mask nan": ({"boxes": [0, 3, 0, 3, 0, 0], "mask": np.full((64, 64), np.nan)}, "mask must be finite"),
 }
@@ -200,8 +260,6 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def asked():
-    from sam_lora.build import build_sam_lora
-
     mine = Predictor(build_sam_lora(image_size=64))
     mine.set_volume(np.moveaxis(phantom()[0], (0, 1, 2), (2, 1, 0)))
     return mine

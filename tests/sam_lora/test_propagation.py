@@ -245,3 +245,60 @@ def test_a_prompt_that_finds_nothing_gives_an_empty_slice_and_no_chain():
     one = Volume(image[:, :, 13:14])
     masks = Propagation(Embedder(BrightSam()), one, read_requests(box_on(label[:, :, 13:14], 0), one.shape, {}))
     assert list(masks.whole_objects()[0]) == [0]  # a volume of one slice
+
+
+def test_a_step_is_known_by_its_rules_and_a_seed_by_its_drawn_mask():
+    image, label = tube()
+    embedder = Embedder(BrightSam())
+    run(image, box_on(label, 13), embedder=embedder)
+    strict = PropagationRules(max_move=0.001)
+    assert np.array_equal(run(image, box_on(label, 13), embedder=embedder, rules=strict),
+                          run(image, box_on(label, 13), rules=strict))  # fmt: skip
+    keys = []
+    for count in (30, 31):
+        drawn = np.zeros(image.shape, np.uint8)
+        drawn[10:20, 10:13, 13] = drawn[:count, 10, 13] = drawn[18, 10:30, 13] = 1
+        drawn[0, 0, 13] = drawn[47, 39, 13] = 1  # the boxes are the same
+        propagation = Propagation(embedder, Volume(image), read_drawn(drawn, {}))
+        keys.append(propagation._seeds(lambda: None)[0][13].key)
+    assert keys[0] != keys[1]
+
+
+class Listening(BrightSam):
+    """Finds nothing where it is given a background click; only the decoder can honour it."""
+
+    def decode(self, embedding, points, point_labels, size, mask=None, multimask=False):
+        logits, iou = super().decode(embedding, points, point_labels, size, mask, multimask)
+        return torch.where((point_labels == 0).any(-1)[:, :, None, None, None], -5.0, logits), iou
+
+
+def test_the_network_is_told_of_background_clicks():
+    image, label = tube()
+    elsewhere = {
+        **box_on(label, 8),
+        "background": [[45, 2, 12]],
+    }  # hits nothing, so that only the network can act on it
+    assert np.unique(np.nonzero(run(image, elsewhere, Listening()))[2]).tolist() == list(range(6, 12))
+
+
+def test_what_is_far_or_apart_does_not_join():
+    image, label = tube()
+    image[36:46, 2:12, 9:] = BRIGHT  # as bright, and apart
+    found = run(image, box_on(label, 8))
+    assert dice(found == 1, label == 1) > 0.93
+    assert not found[36:46, 2:12, 9:20].any()
+    jump = np.full((48, 40, 4), 30, np.uint8)
+    jump[4:14, 4:14, :2] = jump[24:34, 4:14, 2:] = BRIGHT  # two discs' width away from one slice to the next
+    request = {"label": "a", "roi": [4, 13, 4, 13, 0, 0]}
+    assert np.unique(np.nonzero(run(jump, request))[2]).tolist() == [0, 1]
+
+
+def test_slices_are_encoded_in_batches_and_only_as_far_as_bounds_reach():
+    image, label = tube()
+    network, batches = BrightSam(), []
+    encode = network.encode
+    network.encode = lambda images: (batches.append(len(images)), encode(images))[1]
+    request = box_on(label, 13)
+    request["roi"][4:] = [8, 18]
+    run(image, request, embedder=Embedder(network, batch_size=4))
+    assert batches == [1, 4, 1, 4, 1]  # slice 13; 14 to 18 up; 12 to 8 down

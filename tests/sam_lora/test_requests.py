@@ -80,10 +80,18 @@ def test_one_object_may_have_boxes_on_several_slices():
     (one,) = read_requests({"roi": [[2, 4, 3, 8, 1, 1], [1, 5, 2, 9, 3, 3]]}, SHAPE, {})
     assert one.points == {1: [(2, 3, 2), (5, 9, 3)], 3: [(1, 2, 2), (6, 10, 3)]}
     assert (one.prompted, one.bounds) == ([1, 3], None)
-    assert read_requests({"roi": [[2, 4, 3, 8, 0, 2], [1, 5, 2, 9, 3, 3]]}, SHAPE, {})[0].bounds == (0, 2)
+    assert read_requests({"roi": [[2, 4, 3, 8, 0, 2], [1, 5, 2, 9, 3, 3]]}, SHAPE, {})[0].bounds == (0, 3)
+
+
+def test_bounds_hold_every_prompted_slice_and_arrays_do_as_lists():
+    request = {"roi": np.array([2, 4, 3, 8, 1, 2]), "foreground": np.array([[3, 5, 4]])}
+    (one,) = read_requests(request, SHAPE, {})
+    assert (one.prompted, one.bounds) == ([1, 4], (1, 4))
 
 
 REFUSED = {
+    "digits": ({"roi": "123123"}, "roi of the request must be a list of numbers, got '123123'"),
+    "digits point": ({"foreground": ["123"]}, "must be a list of numbers, got '123'"),
     "two boxes": ({"roi": [[0, 1, 0, 1, 2, 2], [3, 4, 3, 4, 1, 3]]}, "roi of the request holds two boxes on slice 2"),
     "nothing": ([], "There is no prompt"),
     "empty": ({}, "the request has neither foreground points nor a roi"),

@@ -129,6 +129,25 @@ def test_another_axis_is_the_turned_image_s_first(segment, volume, tmp_path):
     assert np.array_equal(np.transpose(turned_mask, (1, 2, 0)), mask)
 
 
+def test_a_mask_that_lies_elsewhere_is_refused_and_a_seg_is_taken(segment, volume, tmp_path):
+    mirrored = AFFINE @ np.array([[-1, 0, 0, 39], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(volume[1][::-1], mirrored), tmp_path / "flip.nii.gz")
+    code, _, err = segment("v.nii.gz", "--output", "m.nii.gz", "--mask", "flip.nii.gz")
+    assert code == 1
+    assert "flip.nii.gz and v.nii.gz have 40 x 30 x 4 voxels each, and their affines differ" in err
+    write_series(tmp_path / "100", volume[0].astype(np.int16), AFFINE)  # fire takes such a name for a number
+    assert segment("100", "--output", "seg.dcm", "--box", BAR)[0] == 0
+    code, _, err = segment("100", "--output", "again.nii.gz", "--mask", "seg.dcm")
+    assert code == 0, err
+    assert read(tmp_path / "again.nii.gz")[0].any()
+    before = sorted(p.name for p in (tmp_path / "100").iterdir())
+    for name in ("100/000.dcm", "100/seg.dcm"):
+        code, _, err = segment("100", "--output", name, "--box", BAR, "--overwrite")
+        assert code == 1
+        assert f"{name} would lie among the files of the series 100" in err
+    assert sorted(p.name for p in (tmp_path / "100").iterdir()) == before
+
+
 def test_no_file_is_overwritten_unasked_and_the_image_never(segment, volume, tmp_path):
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     code, _, err = segment("v.nii.gz", "--output", "l.nii.gz", "--mask", "l.nii.gz")
@@ -154,7 +173,14 @@ WRONG = {
     "two ways": (["v.nii.gz", "--box", BAR, "--everything"], "got box, everything"),
     "ending": (["v.nii.gz", "--box", BAR, "--output", "m.txt"], "output must end in .nii.gz, .png"),
     "seg of a file": (["v.nii.gz", "--box", BAR, "--output", "m.dcm"], "needs a folder with a DICOM series"),
-    "png of a volume": (["v.nii.gz", "--box", BAR, "--output", "m.png"], "is a picture, and the mask has 4 slices"),
+    "png of a volume": (["v.nii.gz", "--box", BAR, "--output", "m.png"], "is a picture, and the image has 4 slices"),
+    "overlay": (["v.nii.gz", "--box", BAR, "--overlay", "m.nii.gz"], "overlay must be a .png of its own, got m.nii.gz"),
+    "no folder": (["v.nii.gz", "--box", BAR, "--output", "no/m.nii.gz"], "no must be a folder that can be written to"),
+    "no overlay folder": (["v.nii.gz", "--box", BAR, "--overlay", "no/o.png"], "no must be a folder that can be"),
+    "label and prompts": (["v.nii.gz", "--mask", "l.nii.gz", "--label", "a"], "beside --mask it says nothing"),
+    "everything": (["v.nii.gz", "--everything", "--propagate"], "everything has no prompted slices to propagate from"),
+    "switch": (["v.nii.gz", "--box", BAR, "--propagate", "no"], "propagate must be True or False, got 'no'"),
+    "size": (["v.nii.gz", "--box", BAR, "--image_size", "x"], "image_size must be a whole number of at least 1, got 'x'"),
     "no image": (["nowhere.nii.gz", "--box", BAR], "There is no nowhere.nii.gz"),
     "no adapter": (["v.nii.gz", "--box", BAR, "--adapter", "a.safetensors"], "There is no adapter a.safetensors"),
     "outside": (["v.nii.gz", "--box", "50,60,5,11,2,2"], "lies outside the volume of 40 x 30 x 4 voxels"),
