@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sam_lora.adapter import DEFAULT_INTENSITY
+from sam_lora.arrays import requests_of_arrays
 from sam_lora.cases import read_image, to_uint8
 from sam_lora.embedding import Embedder
 from sam_lora.frame import Frame
@@ -184,7 +185,7 @@ class Predictor:
                 raise PromptError(f"A mask alone does not say its slice: give k, from 0 to {len(volume) - 1}.")
             count = len(mask) if np.ndim(mask) == 3 else 1
             return [[] for _ in range(count)], int(k or 0)
-        requests = _as_requests(points, point_labels, boxes)
+        requests = requests_of_arrays(points, point_labels, boxes)
         asked = read_requests(requests, volume.shape, {}, volume.axis, needs_foreground=mask is None)
         slices = sorted({found for one in asked for found in one.points})
         if k not in (None, *slices):
@@ -193,43 +194,6 @@ class Predictor:
             listed = ", ".join(map(str, slices))
             raise PromptError(f"predict answers for one slice, these prompts lie on slices {listed}: use segment.")
         return [list(one.points[slices[0]]) for one in asked], slices[0]
-
-
-def _as_requests(points: Any, point_labels: Any, boxes: Any) -> list[dict[str, Any]]:
-    """Arrays as the requests that say the same."""
-    rows = None if points is None else _listed(points, 2, "points", "(N, 2), (N, 3), (P, N, 2) or (P, N, 3)")
-    rois = None if boxes is None else _listed(boxes, 1, "boxes", "(4,), (6,), (P, 4) or (P, 6)")
-    if point_labels is None:
-        labels = [np.ones(len(row)) for row in rows or []]
-    else:
-        labels = _listed(point_labels, 1, "point_labels", "(N,) or (P, N)")
-    if [len(one) for one in labels] != [len(row) for row in rows or []]:
-        raise PromptError("point_labels must hold one number per point.")
-    if any(value not in (0, 1) for one in labels for value in one):
-        raise PromptError("point_labels must be 1 for the object or 0 for the background.")
-    if rows is not None and rois is not None and len(rows) != len(rois):
-        raise PromptError(
-            f"points are of {len(rows)} objects and boxes of {len(rois)}: give as many of one as of the other."
-        )
-    requests: list[dict[str, Any]] = [{"label": str(n)} for n in range(len(rows if rows is not None else rois or []))]
-    for request, row, one in zip(requests, rows or [], labels, strict=False):
-        request["foreground"] = [list(p) for p, value in zip(row, one, strict=True) if value == 1]
-        request["background"] = [list(p) for p, value in zip(row, one, strict=True) if value == 0]
-    for request, roi in zip(requests, rois or [], strict=False):
-        request["roi"] = list(roi)
-    return requests
-
-
-def _listed(value: Any, dimensions: int, name: str, shapes: str) -> list[np.ndarray]:
-    try:
-        array = np.asarray(value, float)
-    except (TypeError, ValueError) as error:
-        raise PromptError(f"{name} must be an array of numbers of shape {shapes}, got {value!r}.") from error
-    if array.ndim == dimensions:
-        array = array[None]
-    if array.ndim != dimensions + 1 or not array.size:
-        raise PromptError(f"{name} must have the shape {shapes}, got {np.shape(value)}.")
-    return list(array)
 
 
 def _previous(mask: Any, count: int, frame: Frame) -> Tensor | None:
