@@ -28,7 +28,7 @@ def test_the_configs_own_values_are_right_and_every_rule_is_of_a_setting():
         ("seed", -1, "a whole number of at least 0, got -1"),
         ("learning_rate", 0, "a number above 0, got 0"),
         ("box_jitter", "abc", "a number of at least 0, got 'abc'"),
-        ("save_masks", "yes", "true or false, got 'yes'"),
+        ("save_masks", "yes", "True or False, got 'yes'"),
         ("dataset_dir", 2024, "a path or name, got 2024"),
         ("task_name", "a/b", "a name without slashes, got 'a/b'"),
         ("intensity", "window", "like .*window.*, got 'window'"),
