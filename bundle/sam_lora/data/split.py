@@ -128,12 +128,8 @@ def split_datalist(
     if folds and not (folds >= 2 and 0 <= fold < folds):
         raise CaseError(f"folds must be at least 2 and fold from 0 to folds - 1, got {folds} and {fold}.")
     entries = [(s, dict(e)) for s in SECTIONS for e in content.get(s) or []]
-    kept = {
-        "patients_from": patients.source,
-        "split_with": f"--folds {folds} --seed {seed}"
-        if folds
-        else f"--ratios {','.join(f'{r:g}' for r in ratios)} --seed {seed}",
-    }
+    way = f"--folds {folds}" if folds else f"--ratios {','.join(f'{r:g}' for r in ratios)}"
+    kept = {"patients_from": patients.source, "split_with": f"{way} --seed {seed}"}
     if any(e.get("split") for _, e in entries):
         _refuse_change(content, kept)
     labels: dict[str, frozenset[str]] = {}
@@ -143,7 +139,9 @@ def split_datalist(
     _refuse_two_sections(entries, by_fold=bool(folds))
     by_hand = {e["patient"]: s for s, e in entries if not e.get("split") and s != "training"}
     if folds and "validation" in by_hand.values():
-        raise CaseError("folds choose what validates, but validation has cases of its own: move them to training or test.")
+        raise CaseError(
+            "folds choose what validates, but validation has cases of its own: move them to training or test."
+        )
     before = {
         e["patient"]: int(e["fold"]) if folds else SECTIONS.index(s)
         for s, e in entries
@@ -158,11 +156,8 @@ def split_datalist(
             part = assigned[entry["patient"]]
             section = ("validation" if part == fold else "training") if folds else SECTIONS[part]
             entry |= {"split": True, **({"fold": part} if folds else {})}
-        if entry.get("small_removed") and (folds or section != "training"):
-            raise CaseError(
-                f"{entry['image']} has had small objects removed: it may train, never be measured. Prepare without "
-                "--min_volume and --min_area, split, and prepare again with them: that changes training cases only."
-            )
+        if folds or section != "training":
+            _refuse_small_removed(entry)
         result[section].append(entry)
     for section in SECTIONS:
         result[section].sort(key=lambda e: str(e["image"]))
@@ -178,6 +173,14 @@ def _refuse_change(content: Mapping[str, Any], now: Mapping[str, str]) -> None:
         )
     if way != now["split_with"]:
         raise CaseError(f"The datalist was split with {way}, now it is {now['split_with']}: {anew}.")
+
+
+def _refuse_small_removed(entry: Mapping[str, Any]) -> None:
+    if entry.get("small_removed"):
+        raise CaseError(
+            f"{entry['image']} has had small objects removed: it may train, never be measured. Prepare without "
+            "--min_volume and --min_area, split, and prepare again with them: that changes training cases only."
+        )
 
 
 def _refuse_two_sections(entries: Sequence[tuple[str, Mapping[str, Any]]], by_fold: bool) -> None:
