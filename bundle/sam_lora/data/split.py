@@ -12,6 +12,7 @@ import numpy as np
 
 from sam_lora.cases import CaseError
 from sam_lora.data.patients import Patients
+from sam_lora.datalist import case_names
 
 SECTIONS = ("training", "validation", "test")
 
@@ -125,29 +126,24 @@ def split_datalist(
         CaseError: if a number is out of range, the datalist was split otherwise before, a patient cannot be told or is
             in two sections, or a case that may only train would not.
     """
-    if folds and not (folds >= 2 and 0 <= fold < folds):
-        raise CaseError(f"folds must be at least 2 and fold from 0 to folds - 1, got {folds} and {fold}.")
     entries = [(s, dict(e)) for s in SECTIONS for e in content.get(s) or []]
     way = f"--folds {folds}" if folds else f"--ratios {','.join(f'{r:g}' for r in ratios)}"
     kept = {"patients_from": patients.source, "split_with": f"{way} --seed {seed}"}
     if any(e.get("split") for _, e in entries):
         _refuse_change(content, kept)
-    labels: dict[str, frozenset[str]] = {}
-    for _, entry in entries:
-        patient = entry["patient"] = patients.of(entry, start)
-        labels[patient] = labels.get(patient, frozenset()) | (shown or {}).get(str(entry["image"]), frozenset())
+    names = case_names([str(e["image"]) for _, e in entries], start)
+    for (_, entry), name in zip(entries, names, strict=True):
+        entry["patient"] = patients.of(entry, start, name)
     _refuse_two_sections(entries, by_fold=bool(folds))
     by_hand = {e["patient"]: s for s, e in entries if not e.get("split") and s != "training"}
-    if folds and "validation" in by_hand.values():
-        raise CaseError(
-            "folds choose what validates, but validation has cases of its own: move them to training or test."
-        )
+    if folds:
+        _check_folds(folds, fold, by_hand)
     before = {
         e["patient"]: int(e["fold"]) if folds else SECTIONS.index(s)
         for s, e in entries
         if e.get("split") and e["patient"] not in by_hand
     }
-    others = {patient: shows for patient, shows in labels.items() if patient not in by_hand}
+    others = _labels_of_patients([e for _, e in entries if e["patient"] not in by_hand], shown or {})
     assigned = split_patients(others, [1.0] * folds if folds else ratios, seed, before)
     result: dict[str, Any] = {**content, **{s: [] for s in SECTIONS}, **kept}
     for _, entry in entries:
@@ -164,6 +160,16 @@ def split_datalist(
     return result
 
 
+def _labels_of_patients(
+    entries: Sequence[Mapping[str, Any]], shown: Mapping[str, frozenset[str]]
+) -> dict[str, frozenset[str]]:
+    labels: dict[str, frozenset[str]] = {}
+    for entry in entries:
+        patient = entry["patient"]
+        labels[patient] = labels.get(patient, frozenset()) | shown.get(str(entry["image"]), frozenset())
+    return labels
+
+
 def _refuse_change(content: Mapping[str, Any], now: Mapping[str, str]) -> None:
     anew = "keep that, or start anew: delete the datalist and make it again (what is prepared is kept)"
     patients, way = content.get("patients_from"), content.get("split_with")
@@ -173,6 +179,15 @@ def _refuse_change(content: Mapping[str, Any], now: Mapping[str, str]) -> None:
         )
     if way != now["split_with"]:
         raise CaseError(f"The datalist was split with {way}, now it is {now['split_with']}: {anew}.")
+
+
+def _check_folds(folds: int, fold: int, by_hand: Mapping[str, str]) -> None:
+    if not (folds >= 2 and 0 <= fold < folds):
+        raise CaseError(f"folds must be at least 2 and fold from 0 to folds - 1, got {folds} and {fold}.")
+    if "validation" in by_hand.values():
+        raise CaseError(
+            "folds choose what validates, but validation has cases of its own: move them to training or test."
+        )
 
 
 def _refuse_small_removed(entry: Mapping[str, Any]) -> None:

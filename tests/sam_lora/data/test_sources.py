@@ -83,8 +83,8 @@ def test_a_datalist_made_again_keeps_its_split_and_its_copies(tmp_path, out):
         write_datalist(from_dataset_json(task), path, task)
         return json.loads(path.read_text())
 
-    content = split_datalist(again(10), path.parent, ratios=(0.5, 0, 0.5))
-    for content in (content, transfer(content, path.parent, by_link=True)):
+    by_path = split_datalist(again(10), path.parent, ratios=(0.5, 0, 0.5))
+    for content in (by_path, transfer(by_path, path.parent, by_link=True)):
         path.write_text(json.dumps(content))
         assert again(10) == content
         grown = again(12)
