@@ -146,7 +146,7 @@ def add_to_datalist(folder: Path, section: str, cases: Sequence[Prepared], small
     """Add cases to ``folder/datalist.json``; those that are in it stay in their sections, and keep their patients.
 
     A case that ``folder/failures.json`` names is no longer what the settings say: it is moved to the list ``failed``,
-    with its section, and comes back when it is prepared.
+    with its section, and comes back when it is prepared. So is one that was made anew with names that are refused.
 
     Args:
         folder: holds the files.
@@ -165,26 +165,31 @@ def add_to_datalist(folder: Path, section: str, cases: Sequence[Prepared], small
     before = {name: own for name, own, _ in known}
     failed = {name for name, sentence in failures.items() if name in before and ANOTHER not in sentence}
     failed |= {stem(Path(entry["image"])) for entry in content["failed"]} - ours.keys()
+    labels = {int(v): n for v, n in content.get("labels", {}).items()}
     try:
-        labels = {int(v): n for v, n in content.get("labels", {}).items()}
         names = _joined({} if before.keys() - failed <= ours.keys() else labels, cases, folder)
         _refuse_elsewhere(section, {name: before[name] for name in ours if name in before}, folder)
     except CaseError as error:
+        renamed = {name for name, case in ours.items() if any(labels.get(v, n) != n for v, n in case.names.items())}
+        if known:
+            _write(folder, content, known, failed | (renamed & before.keys()))
         raise CaseError(_told_first(failures, folder) + str(error)) from error
     known += [(name, section, {"patient": case.patient}) for name, case in ours.items() if name not in before]
+    updated = [(n, own, _updated(e, ours[n], own, small_removed) if n in ours else e) for n, own, e in known]
+    content |= {"labels": {str(v): n for v, n in sorted(names.items())}} if names else {}
+    return _write(folder, content, updated, failed)
+
+
+def _write(
+    folder: Path, content: Mapping[str, Any], entries: Sequence[tuple[str, str, dict[str, Any]]], failed: set[str]
+) -> Path:
+    """Write the datalist of these cases, sections and entries, those that failed apart."""
     lists: dict[str, list[dict[str, Any]]] = {s: [] for s in (*SECTIONS, "failed")}
-    for name, own, entry in known:
-        if name in failed:
-            lists["failed"].append({**entry, "section": own})
-        else:
-            lists[own].append(_updated(entry, ours[name], own, small_removed) if name in ours else entry)
-    for entries in lists.values():
-        entries.sort(key=lambda e: str(e["image"]))
-    if names:
-        content["labels"] = {str(value): name for value, name in sorted(names.items())}
-    if not lists["failed"]:
-        del content["failed"], lists["failed"]
-    write_json(folder / "datalist.json", {**content, **lists})
+    for name, section, entry in entries:
+        lists["failed" if name in failed else section].append(entry | ({"section": section} if name in failed else {}))
+    for listed in lists.values():
+        listed.sort(key=lambda e: str(e["image"]))
+    write_json(folder / "datalist.json", {k: v for k, v in {**content, **lists}.items() if v or k != "failed"})
     return folder / "datalist.json"
 
 

@@ -148,6 +148,27 @@ def test_failures_are_told_before_conflicts_of_names(tmp_path):
         add_to_datalist(tmp_path, "training", [case("c", {1: "liver"})])
 
 
+def test_a_case_with_refused_names_is_not_listed_with_the_old_ones(tmp_path):
+    add_to_datalist(tmp_path, "training", [case("a", {1: "spleen"}), case("b", {1: "spleen"})])
+    with pytest.raises(CaseError, match="Value 1 is 'liver' in a.npz and 'spleen' in other cases"):
+        add_to_datalist(tmp_path, "training", [case("a", {1: "liver"})])
+    assert listed(tmp_path) == {"training": ["b.npz"], "validation": [], "test": [], "failed": ["a.npz"]}
+    add_to_datalist(tmp_path, "training", [case("b", {1: "liver"})])  # a is still away: nobody else has a name
+    add_to_datalist(tmp_path, "training", [case("a", {1: "liver"})])
+    assert listed(tmp_path)["training"] == ["a.npz", "b.npz"]
+    assert json.loads((tmp_path / "datalist.json").read_text())["labels"] == {"1": "liver"}
+
+
+def test_names_given_by_hand_stay_and_a_first_run_that_is_refused_lists_nothing(tmp_path):
+    with pytest.raises(CaseError, match="Value 1 is 'liver' in b.npz and 'spleen'"):
+        add_to_datalist(tmp_path, "training", [case("a", {1: "spleen"}), case("b", {1: "liver"})])
+    assert not (tmp_path / "datalist.json").exists()
+    content = {"training": [{"image": "a.npz", "label": "a.npz"}], "labels": {"1": "mine"}}
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    add_to_datalist(tmp_path, "training", [case("a")])
+    assert json.loads((tmp_path / "datalist.json").read_text())["labels"] == {"1": "mine"}
+
+
 @pytest.mark.parametrize("kind", "il")
 def test_nothing_is_written_over_its_source(folder, kind):
     for name in "il":
