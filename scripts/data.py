@@ -100,7 +100,9 @@ def split(  # noqa: PLR0913  a command has options
     table: str | None = None, column: str = "patient", stratify: Any = None, copy: bool = False, link: bool = False,
     processes: int = 1,
 ) -> None:  # fmt: skip
-    """Split a datalist's cases into training, validation and test, by patient; those split before stay where they are.
+    """Split a datalist's cases into training, validation and test, by patient.
+
+    Cases that were split before, or put into validation or test by hand (--section), stay where they are.
 
     The patient is the datalist's own, else the PatientID of a DICOM image, unless a pattern or a table says otherwise.
 
@@ -110,7 +112,7 @@ def split(  # noqa: PLR0913  a command has options
         folds: cross-validation: validation is one fold of this many.
         fold: which one, from 0.
         seed: of the order.
-        pattern: regular expression that finds the patient in an image's name.
+        pattern: regular expression that finds the patient in an image's path, from the datalist on.
         table: CSV whose first column names the image, and another its patient.
         column: of the table that holds the patient.
         stratify: balance the presence of all labels, or of A,B (values or names), between the sections.

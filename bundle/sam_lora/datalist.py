@@ -101,14 +101,25 @@ def _refuse_leaks(sections: Mapping[str, list[dict[str, Any]]]) -> None:
                 raise CaseError(f"{what} {min(map(str, both))} is in {first} and in {second}; it belongs to one.")
 
 
-def _give_names(entries: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Name each entry for the files made of it: its file's name, with its folders where that is not unique."""
-    short = Counter(stem(Path(e["image"])) for e in entries)
-    for entry in entries:
-        path = Path(entry["image"])
+def case_names(images: Sequence[str], folder: Path) -> list[str]:
+    """A name for each case, which is also its patient where nobody says: its file's, with folders if that is not unique.
+
+    Args:
+        images: of all cases of a datalist.
+        folder: where relative paths start; folders above it are named for files from elsewhere only.
+    """
+    paths = [folder / image for image in images]
+    short = Counter(map(stem, paths))
+    names = []
+    for path in paths:
         relative = path.relative_to(folder) if path.is_relative_to(folder) else path
         folders = [part for part in relative.parent.parts if part not in (path.anchor, "..")]
-        name = stem(path) if short[stem(path)] == 1 else "_".join([*folders, stem(path)])
+        names.append(stem(path) if short[stem(path)] == 1 else "_".join([*folders, stem(path)]))
+    return names
+
+
+def _give_names(entries: Sequence[dict[str, Any]], folder: Path) -> None:
+    for entry, name in zip(entries, case_names([entry["image"] for entry in entries], folder), strict=True):
         entry.setdefault("name", name)
         entry.setdefault("patient", entry["name"])
 

@@ -25,7 +25,8 @@ class Pair:
 def find_files(where: str, endings: tuple[str, ...]) -> list[Path]:
     """Images in a folder, matching a pattern, or one by name, sorted.
 
-    A folder that holds DICOM files, itself or in its folders, gives its series' folders; a DICOM file gives itself.
+    A folder gives its files and the folders in it that hold DICOM series; one that holds only DICOM files is a series
+    itself; a DICOM file gives itself.
 
     Args:
         where: folder, glob pattern or file.
@@ -53,11 +54,9 @@ def _in_folder(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     files = [p for p in inside if p.is_file()]
     found = [p for p in files if p.name.lower().endswith(endings) and not is_dicom(p)]
-    if found:
-        return found
-    if files and is_dicom(files[0]):
+    if not found and files and is_dicom(files[0]):
         return files if is_seg(files[0]) else [folder]
-    return [p for p in inside if p.is_dir() and holds_dicom(p)]
+    return sorted([*found, *(p for p in inside if p.is_dir() and holds_dicom(p))])
 
 
 def holds_dicom(folder: Path) -> bool:
@@ -83,14 +82,20 @@ def pair_up(images: list[Path], labels: list[Path], several: bool = False) -> li
         several: masks are one per object: every mask whose stem begins with the image's.
 
     Raises:
-        CaseError: naming the image that has no mask, or could have several, and the masks.
+        CaseError: naming the image that has no mask, or could have several, and the masks; or the mask that two have.
     """
     if len(images) == len(labels) == 1 and not several:
         return [Pair(stem(images[0]), images[0], (labels[0],))]
     twice = [name for name, n in Counter(map(stem, images)).items() if n > 1]
     if twice:
         raise CaseError(f"Two images are called {twice[0]}; give them names of their own.")
-    return [Pair(stem(image), image, _masks_of(image, images, labels, several)) for image in images]
+    pairs = [Pair(stem(image), image, _masks_of(image, images, labels, several)) for image in images]
+    owners: dict[Path, Path] = {}
+    for pair in pairs:
+        for mask in pair.labels:
+            if owners.setdefault(mask, pair.image) != pair.image:
+                raise CaseError(f"{mask} would be the mask of {owners[mask].name} and of {pair.image.name}; name each.")
+    return pairs
 
 
 def _masks_of(image: Path, images: list[Path], labels: list[Path], several: bool) -> tuple[Path, ...]:
@@ -99,9 +104,10 @@ def _masks_of(image: Path, images: list[Path], labels: list[Path], several: bool
     if len(same) == 1 and not several:
         return (same[0],)
     near = [p for p in labels if _one_begins_the_other(stem(p), own)]
-    # "case1" also begins "case10": what fits a longer image name better belongs to that one.
-    others = [stem(p) for p in images if stem(p) != own and len(stem(p)) > len(own)]
-    near = [p for p in near if not any(_one_begins_the_other(stem(p), other) for other in others)]
+    # "case1" also begins "case10": what is called as another image, or fits a longer name better, belongs to that one.
+    others = [stem(p) for p in images if stem(p) != own]
+    longer = [other for other in others if len(other) > len(own)]
+    near = [p for p in near if stem(p) not in others and not any(_one_begins_the_other(stem(p), o) for o in longer)]
     if not near:
         raise CaseError(f"{image} has no mask: none of {len(labels)} begins with {own}, or is the beginning of it.")
     if len(near) > 1 and not several:

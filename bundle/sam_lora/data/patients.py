@@ -23,7 +23,8 @@ class Patients:
     """Where the patient of a case is read.
 
     Args:
-        pattern: regular expression on the image's name; its first group, or the whole match, is the patient.
+        pattern: regular expression on the image's path from the datalist on; its first group, or the whole match, is the
+            patient.
         table: image -> patient, see :func:`read_patients`.
         column: of the table.
     """
@@ -39,12 +40,13 @@ class Patients:
             return f"--pattern {self.pattern}"
         return "the datalist" if self.column is None else f"--column {self.column}"
 
-    def of(self, entry: Mapping[str, Any], start: Path = Path()) -> str:
-        """The patient of a datalist entry; without pattern or table its own ``patient``, PatientID, or image's name.
+    def of(self, entry: Mapping[str, Any], start: Path = Path(), name: str | None = None) -> str:
+        """The patient of a datalist entry; without pattern or table its own ``patient``, PatientID, or name.
 
         Args:
             entry: of a datalist.
             start: where its relative paths start.
+            name: of the case, see :func:`sam_lora.datalist.case_names`; by default its file's.
 
         Raises:
             CaseError: if there is no match, or no row.
@@ -56,13 +58,16 @@ class Patients:
                 raise CaseError(f"The table has no {self.column} for {path.name}.")
             return patient
         if self.pattern is None:
-            return str(entry.get("patient") or dicom_patient(start / path) or path.name)
+            return str(entry.get("patient") or dicom_patient(start / path) or entry.get("name") or name or stem(path))
+        # a copy's folder is named after its section: where it comes from says more
+        path = Path(str({**entry, **entry.get("copied_from", {})}["image"]))
+        where = (path.relative_to(start) if path.is_relative_to(start) else path).as_posix()
         try:
-            found = re.search(self.pattern, path.name)
+            found = re.search(self.pattern, where)
         except re.error as error:
             raise CaseError(f"The pattern {self.pattern!r} is no regular expression: {error}.") from error
         if found is None:
-            raise CaseError(f"The pattern {self.pattern!r} finds no patient in the name {path.name}.")
+            raise CaseError(f"The pattern {self.pattern!r} finds no patient in {where}.")
         return str(found.group(1) if found.groups() else found.group(0))
 
 

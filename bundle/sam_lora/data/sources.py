@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from monai.apps import DecathlonDataset
 
 from sam_lora.cases import CaseError
 from sam_lora.data.split import SECTIONS
+from sam_lora.datalist import read_raw_datalist
 from sam_lora.files import write_json
 
 
@@ -69,7 +70,7 @@ def from_monailabel(folder: Path) -> dict[str, Any]:
         folder: with ``datastore_v2.json`` and ``labels/final``.
 
     Raises:
-        CaseError: if there is no such datastore, or no image has a final label.
+        CaseError: if there is no such datastore, no image has a final label, or a value has two names.
     """
     path = folder / "datastore_v2.json"
     try:
@@ -84,11 +85,20 @@ def from_monailabel(folder: Path) -> dict[str, Any]:
             ending = item["image"]["ext"]
             label = f"labels/final/{name}{final['ext']}"
             entries.append({"image": f"{name}{ending}", "label": label, "patient": _patient(item, name)})
-            info = final.get("info", {}).get("label_info") or []
-            names |= {str(n): str(one["name"]) for n, one in enumerate(info, 1) if "name" in one}
+            for value, title in _values(final.get("info", {}).get("label_info") or [], label):
+                if names.setdefault(value, title) != title:
+                    raise CaseError(f"Value {value} is {title!r} in {label} and {names[value]!r} before in {path}.")
     if not entries:
         raise CaseError(f"{path} has no image with a final label.")
     return {"training": entries, "validation": [], "test": [], "labels": names}
+
+
+def _values(label_info: Sequence[Mapping[str, Any]], where: str) -> list[tuple[str, str]]:
+    """Values and names of a label: ``idx`` where it is given, else in order from 1."""
+    try:
+        return [(str(int(e.get("idx", n))), str(e["name"])) for n, e in enumerate(label_info, 1) if "name" in e]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CaseError(f'label_info of {where} must be a list of {{"name": ..., "idx": 1}}: {error}.') from error
 
 
 def _patient(item: Mapping[str, Any], name: str) -> str:
@@ -116,13 +126,35 @@ def fetch_decathlon(task: str, folder: Path) -> dict[str, Any]:
 
 
 def write_datalist(content: Mapping[str, Any], path: Path, start: Path) -> Path:
-    """Write a datalist whose relative paths start in ``start``; absolute where ``path`` is in another folder."""
-    result = dict(content)
-    if path.parent.resolve() != start.resolve():
-        for section in SECTIONS:
-            result[section] = [
-                {**e, **{key: str((start / e[key]).resolve()) for key in ("image", "label") if key in e}}
-                for e in content.get(section, [])
-            ]
-    write_json(path, result)
+    """Write a datalist, or add it to the one that is there: what that lists stays as it is, in its section.
+
+    Args:
+        content: a datalist whose relative paths start in ``start``.
+        path: where to; its paths become absolute where this is in another folder.
+        start: folder of the source.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        CaseError: if what is there is no datalist, or one value would have two names.
+    """
+    before = read_raw_datalist(path) if path.is_file() else {}
+    result = {**before, **{s: list(before.get(s) or []) for s in SECTIONS}}
+    known = {str({**e, **e.get("copied_from", {})}["image"]) for s in SECTIONS for e in result[s]}
+    found = [(s, _placed(e, path, start)) for s in SECTIONS for e in content.get(s, [])]
+    for section, entry in found:
+        if entry["image"] not in known:
+            result[section].append(entry)
+    labels = {} if known <= {e["image"] for _, e in found} else dict(before.get("labels") or {})
+    for value, name in content["labels"].items():
+        if labels.setdefault(value, name) != name:
+            raise CaseError(f"Value {value} is {name!r} in {start} and {labels[value]!r} in {path}; give another OUT.")
+    write_json(path, {**result, "labels": labels})
     return path
+
+
+def _placed(entry: Mapping[str, Any], path: Path, start: Path) -> dict[str, Any]:
+    if path.parent.resolve() == start.resolve():
+        return dict(entry)
+    return {**entry, **{key: str((start / entry[key]).resolve()) for key in ("image", "label") if key in entry}}

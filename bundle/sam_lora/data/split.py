@@ -12,6 +12,7 @@ import numpy as np
 
 from sam_lora.cases import CaseError
 from sam_lora.data.patients import Patients
+from sam_lora.datalist import case_names
 
 SECTIONS = ("training", "validation", "test")
 
@@ -103,50 +104,109 @@ def split_datalist(
 ) -> dict[str, Any]:
     """Split a datalist's cases into training, validation and test, by patient.
 
+    What carries ``"split": true`` was split before and stays where it is. What is in validation or test without it was
+    put there by hand, and stays too; its patients do not count in the shares of the others.
+
     Args:
-        content: a datalist; entries that are in a section already, and carry ``"split": true``, stay there.
+        content: a datalist.
         start: where its relative paths start.
         patients: where the patient of a case is read.
         ratios: shares of training, validation and test.
-        folds: cross-validation over this many folds instead: validation is one fold, training the others; no test.
+        folds: cross-validation over this many folds instead: validation is one fold, training the others; test has what
+            was put there by hand.
         fold: which fold validates, from 0.
         seed: of the order.
         shown: image -> labels that are present in it, for a split that is balanced by them.
 
     Returns:
-        The datalist with its cases in their sections, each with ``patient`` and, in cross-validation, ``fold``.
+        The datalist with its cases in their sections, each with ``patient`` and, in cross-validation, ``fold``. It keeps
+        where patients are read and how it was split in ``patients_from`` and ``split_with``.
 
     Raises:
-        CaseError: if a number is out of range, a patient cannot be told, or is told otherwise than before, or a case
-            that may only train would not.
+        CaseError: if a number is out of range, the datalist was split otherwise before, a patient cannot be told or is
+            in two sections, or a case that may only train would not.
     """
-    if folds and not (folds >= 2 and 0 <= fold < folds):
-        raise CaseError(f"folds must be at least 2 and fold from 0 to folds - 1, got {folds} and {fold}.")
     entries = [(s, dict(e)) for s in SECTIONS for e in content.get(s) or []]
-    if any(e.get("split") for _, e in entries) and content.get("patients_from", patients.source) != patients.source:
-        raise CaseError(
-            f"The datalist was split with patients from {content['patients_from']}, now they are from "
-            f"{patients.source}: keep that, or delete the datalist and make it again (what is prepared is kept)."
-        )
-    labels: dict[str, frozenset[str]] = {}
-    for _, entry in entries:
-        patient = entry["patient"] = patients.of(entry, start)
-        labels[patient] = labels.get(patient, frozenset()) | (shown or {}).get(str(entry["image"]), frozenset())
+    way = f"--folds {folds}" if folds else f"--ratios {','.join(f'{r:g}' for r in ratios)}"
+    kept = {"patients_from": patients.source, "split_with": f"{way} --seed {seed}"}
+    if any(e.get("split") for _, e in entries):
+        _refuse_change(content, kept)
+    names = case_names([str(e["image"]) for _, e in entries], start)
+    for (_, entry), name in zip(entries, names, strict=True):
+        entry["patient"] = patients.of(entry, start, name)
+    _refuse_two_sections(entries, by_fold=bool(folds))
+    by_hand = {e["patient"]: s for s, e in entries if not e.get("split") and s != "training"}
     if folds:
-        before = {e["patient"]: int(e["fold"]) for _, e in entries if "fold" in e}
-    else:
-        before = {e["patient"]: SECTIONS.index(s) for s, e in entries if e.get("split")}
-    assigned = split_patients(labels, [1.0] * folds if folds else ratios, seed, before)
-    result: dict[str, Any] = {**content, **{s: [] for s in SECTIONS}, "patients_from": patients.source}
+        _check_folds(folds, fold, by_hand)
+    before = {
+        e["patient"]: int(e["fold"]) if folds else SECTIONS.index(s)
+        for s, e in entries
+        if e.get("split") and e["patient"] not in by_hand
+    }
+    others = _labels_of_patients([e for _, e in entries if e["patient"] not in by_hand], shown or {})
+    assigned = split_patients(others, [1.0] * folds if folds else ratios, seed, before)
+    result: dict[str, Any] = {**content, **{s: [] for s in SECTIONS}, **kept}
     for _, entry in entries:
-        part = assigned[entry["patient"]]
-        section = ("validation" if part == fold else "training") if folds else SECTIONS[part]
-        if entry.get("small_removed") and (folds or section != "training"):
-            raise CaseError(
-                f"{entry['image']} has had small objects removed: it may train, never be measured. Prepare without "
-                "--min_volume and --min_area, split, and prepare again with them: that changes training cases only."
-            )
-        result[section].append({**entry, "split": True, **({"fold": part} if folds else {})})
+        section = by_hand.get(entry["patient"])
+        if section is None:
+            part = assigned[entry["patient"]]
+            section = ("validation" if part == fold else "training") if folds else SECTIONS[part]
+            entry |= {"split": True, **({"fold": part} if folds else {})}
+        if folds or section != "training":
+            _refuse_small_removed(entry)
+        result[section].append(entry)
     for section in SECTIONS:
         result[section].sort(key=lambda e: str(e["image"]))
     return result
+
+
+def _labels_of_patients(
+    entries: Sequence[Mapping[str, Any]], shown: Mapping[str, frozenset[str]]
+) -> dict[str, frozenset[str]]:
+    labels: dict[str, frozenset[str]] = {}
+    for entry in entries:
+        patient = entry["patient"]
+        labels[patient] = labels.get(patient, frozenset()) | shown.get(str(entry["image"]), frozenset())
+    return labels
+
+
+def _refuse_change(content: Mapping[str, Any], now: Mapping[str, str]) -> None:
+    anew = "keep that, or start anew: delete the datalist and make it again (what is prepared is kept)"
+    patients, way = content.get("patients_from"), content.get("split_with")
+    if patients != now["patients_from"]:
+        raise CaseError(
+            f"The datalist was split with patients from {patients}, now they are from {now['patients_from']}: {anew}."
+        )
+    if way != now["split_with"]:
+        raise CaseError(f"The datalist was split with {way}, now it is {now['split_with']}: {anew}.")
+
+
+def _check_folds(folds: int, fold: int, by_hand: Mapping[str, str]) -> None:
+    if not (folds >= 2 and 0 <= fold < folds):
+        raise CaseError(f"folds must be at least 2 and fold from 0 to folds - 1, got {folds} and {fold}.")
+    if "validation" in by_hand.values():
+        raise CaseError(
+            "folds choose what validates, but validation has cases of its own: move them to training or test."
+        )
+
+
+def _refuse_small_removed(entry: Mapping[str, Any]) -> None:
+    if entry.get("small_removed"):
+        raise CaseError(
+            f"{entry['image']} has had small objects removed: it may train, never be measured. Prepare without "
+            "--min_volume and --min_area, split, and prepare again with them: that changes training cases only."
+        )
+
+
+def _refuse_two_sections(entries: Sequence[tuple[str, Mapping[str, Any]]], by_fold: bool) -> None:
+    """Nobody who is settled may be settled elsewhere too: one of the two would have to move."""
+    settled: dict[str, tuple[str, str]] = {}
+    for section, entry in entries:
+        if entry.get("split") or section != "training":
+            part = f"fold {entry['fold']}" if by_fold and entry.get("split") else section
+            other, image = settled.setdefault(entry["patient"], (part, str(entry["image"])))
+            if other != part:
+                raise CaseError(
+                    f"Patient {entry['patient']} is in {other} with {image} and in {part} with {entry['image']}; put all "
+                    "cases of a patient into one section of the datalist."
+                )

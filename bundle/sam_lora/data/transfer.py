@@ -18,8 +18,9 @@ from sam_lora.files import clear_leftovers, write_aside
 def transfer(content: Mapping[str, Any], start: Path, by_link: bool) -> dict[str, Any]:
     """Copy or link every case into ``train``, ``validation`` or ``test`` beside the datalist.
 
-    Below these, files keep the folders that they have beside the datalist. A copy that lies in another section's folder,
-    as a fold before had it, moves.
+    Below these, files keep the folders that they have beside the datalist, those from elsewhere their own folder's name.
+    An entry's ``copied_from`` says which of its files are such copies, and of what: when its section changes, these
+    move. All others stay where they are. Nothing is done before everything is known to be possible.
 
     Args:
         content: a datalist whose relative paths start in ``start``.
@@ -30,47 +31,74 @@ def transfer(content: Mapping[str, Any], start: Path, by_link: bool) -> dict[str
         The datalist with the new paths.
 
     Raises:
-        CaseError: if a file is missing, or another one is there already.
+        CaseError: if a file is missing, another one is there already, or two would become one.
     """
+    moves: dict[Path, tuple[Path, bool]] = {}
     result = dict(content)
     for section in SECTIONS:
-        result[section] = [
-            {**e, **{k: _one(start, str(e[k]), FOLDERS[section], by_link) for k in ("image", "label") if k in e}}
-            for e in content.get(section, [])
-        ]
+        result[section] = [_planned(e, start, FOLDERS[section], moves) for e in content.get(section, [])]
+    for target, (source, is_ours) in moves.items():
+        _check(source, target, is_ours, by_link)
+    for target, (source, is_ours) in moves.items():
+        _put(source, target, is_ours, by_link)
     return result
 
 
-def _one(start: Path, name: str, folder: str, by_link: bool) -> str:
-    source = start / name
-    inside = Path(name) if not Path(name).is_absolute() and ".." not in Path(name).parts else Path(source.name)
-    is_ours = inside.parts[0] in FOLDERS.values()
-    target = start / folder / (inside.relative_to(inside.parts[0]) if is_ours else inside)
+def _planned(
+    entry: Mapping[str, Any], start: Path, folder: str, moves: dict[Path, tuple[Path, bool]]
+) -> dict[str, Any]:
+    """The entry as it will be; what has to be done for that is added to ``moves``: target -> source, whether ours."""
+    result, origins = dict(entry), dict(entry.get("copied_from", {}))
+    for key in ("image", "label"):
+        if key in entry:
+            source, target = start / str(entry[key]), start / folder / _inside(str(entry[key]))
+            if source != target:
+                other, _ = moves.setdefault(target, (source, key in origins))
+                if other != source:
+                    raise CaseError(f"{other} and {source} would both become {target}: give them names of their own.")
+                origins.setdefault(key, str(entry[key]))
+            result[key] = target.relative_to(start).as_posix()
+    return result | ({"copied_from": origins} if origins else {})
+
+
+def _inside(name: str) -> Path:
+    """Where a file goes in its section's folder."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        path = Path(*path.absolute().parts[-2:])
+    return Path(*path.parts[1:]) if len(path.parts) > 1 and path.parts[0] in FOLDERS.values() else path
+
+
+def _check(source: Path, target: Path, is_ours: bool, by_link: bool) -> None:
+    if not source.exists() and not target.exists():
+        raise CaseError(f"There is no {source}.")
+    if source.exists() and target.exists() and not _is_same(source, target):
+        raise CaseError(f"{target} is there already and is another file than {source}: delete one.")
+    if source.is_dir() and not target.exists() and not is_ours and not by_link:
+        raise CaseError(f"{source} is a folder of DICOM files: give --link, or prepare it with `data.py ct_mr`.")
+
+
+def _put(source: Path, target: Path, is_ours: bool, by_link: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(target.parent, target.name)
-    if target.exists() and source.exists() and not target.samefile(source):
-        if not _is_same(source, target):
-            raise CaseError(f"{target} is there already and is another file than {source}: delete one.")
-        if is_ours:
+    if is_ours and source.exists():
+        if not target.exists():
+            source.replace(target)
+        elif source.is_symlink() or not target.samefile(source):
             source.unlink()
-    elif is_ours and source.exists():
-        source.replace(target)
     elif not target.exists():
         _bring(source, target, by_link)
-    return target.relative_to(start).as_posix()
 
 
 def _bring(source: Path, target: Path, by_link: bool) -> None:
-    if not source.exists():
-        raise CaseError(f"There is no {source}.")
     if by_link:
         target.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()))
-    elif source.is_dir():
-        raise CaseError(f"{source} is a folder of DICOM files: give --link, or prepare it with `data.py ct_mr`.")
     else:
         with write_aside(target) as temporary:
             shutil.copyfile(source, temporary)
 
 
 def _is_same(source: Path, target: Path) -> bool:
+    if target.samefile(source):
+        return True
     return source.is_file() and target.is_file() and filecmp.cmp(source, target, shallow=False)

@@ -46,6 +46,26 @@ def test_what_is_not_clear_is_refused(tmp_path):
         pair_up([*images, tmp_path / "i" / "a.nii"], images)
 
 
+def test_no_image_takes_the_mask_of_another(tmp_path):
+    images = touch(tmp_path / "i", "frame_1.png", "frame_10.png")
+    with pytest.raises(CaseError, match="frame_10.png has no mask"):
+        pair_up(images, touch(tmp_path / "l", "frame_1.png"))
+    with pytest.raises(CaseError, match="frame_1.png has no mask"):
+        pair_up(images, touch(tmp_path / "m", "frame_10.png"))
+    for several in (False, True):
+        with pytest.raises(CaseError, match=r"case.nii would be the mask of case_a.nii and of case_b.nii; name each"):
+            pair_up(touch(tmp_path / "c", "case_a.nii", "case_b.nii"), touch(tmp_path / "d", "case.nii"), several)
+
+
+def test_a_folder_gives_its_files_and_its_series(tmp_path):
+    for name in ("p1", "notes"):
+        (tmp_path / name).mkdir()
+    touch(tmp_path / "p1", "0.dcm", "1.dcm")
+    (tmp_path / "p2.nii.gz").touch()
+    assert [p.name for p in find_files(str(tmp_path), VOLUMES)] == ["p1", "p2.nii.gz"]
+    assert find_files(str(tmp_path / "p1"), VOLUMES) == [tmp_path / "p1"]
+
+
 def test_folders_patterns_and_files(tmp_path):
     files = touch(tmp_path / "i", "a.nii", "b.nii.gz", "notes.txt")
     assert find_files(str(tmp_path / "i"), VOLUMES) == files[:2]

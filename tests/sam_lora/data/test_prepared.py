@@ -87,6 +87,109 @@ def test_names_in_the_datalist_are_those_after_the_rules(folder):
     assert json.loads((folder / "out" / "datalist.json").read_text())["labels"] == {"1": "both"}
 
 
+def prepare_files(folder, image, label, out, section="training", as_nifti=False, **rules):
+    prepare(str(folder / image), str(folder / label), folder / out, WINDOW, LabelRules(**rules), {1: "a", 2: "b"}, section, as_nifti, 1)  # fmt: skip
+
+
+def listed(folder):
+    content = json.loads((folder / "datalist.json").read_text())
+    return {s: [e["image"] for e in content.get(s, [])] for s in ("training", "validation", "test", "failed")}
+
+
+@pytest.mark.parametrize("as_nifti", [False, True])
+def test_another_source_of_the_same_name_replaces_nobody(folder, as_nifti):
+    for name in ("p0", "p1"):
+        (folder / name).mkdir()
+        write(folder / name, "image", np.full((6, 5, 4), 7 if name == "p0" else 8, np.int16))
+        write(folder / name, "label", np.ones((6, 5, 4), np.uint8))
+    prepare_files(folder, "p0/image.nii.gz", "p0/label.nii.gz", "out", as_nifti=as_nifti)
+    before = {p.name: p.read_bytes() for p in (folder / "out").iterdir()}
+    with pytest.raises(
+        ValueError, match=r"image.n\S+ is a case of another source than .*p1/image.nii.gz, of the same name"
+    ):
+        prepare_files(folder, "p1/image.nii.gz", "p1/label.nii.gz", "out", "test", as_nifti)
+    (folder / "out" / "failures.json").unlink()
+    assert {p.name: p.read_bytes() for p in (folder / "out").iterdir()} == before
+    write(folder / "p0", "image", np.full((6, 5, 4), 9, np.int16))  # the same source, changed: made anew
+    prepare_files(folder, "p0/image.nii.gz", "p0/label.nii.gz", "out", as_nifti=as_nifti)
+    assert {p.name for p in (folder / "out").iterdir()} == before.keys()
+    (folder / "p0").rename(folder / "moved")  # and the same content elsewhere: nothing to do
+    prepare_files(folder, "moved/image.nii.gz", "moved/label.nii.gz", "out", as_nifti=as_nifti)
+
+
+def test_a_case_that_fails_is_not_listed_with_what_it_was_before(folder):
+    for kind in "il":
+        (folder / f"{kind}s").mkdir()
+        for name in "cd":
+            (folder / f"{kind}s" / f"{name}.nii.gz").write_bytes((folder / f"{kind}.nii.gz").read_bytes())
+    prepare_files(folder, "is", "ls", "out", "test")
+    whole = (folder / "ls" / "c.nii.gz").read_bytes()
+    (folder / "ls" / "c.nii.gz").write_bytes(whole[:30])
+    for _ in range(2):
+        with pytest.raises(ValueError, match="1 of 2 cases failed, .*the first: c: "):
+            prepare_files(folder, "is", "ls", "out", merge={"both": ["a", "b"]})
+        content = json.loads((folder / "out" / "datalist.json").read_text())
+        assert listed(folder / "out") == {"training": [], "validation": [], "test": ["d.npz"], "failed": ["c.npz"]}
+        assert content["labels"] == {"1": "both"}
+        assert sections_of(folder / "out") == {"c": "test", "d": "test"}
+    (folder / "ls" / "c.nii.gz").write_bytes(whole)
+    prepare_files(folder, "is", "ls", "out", merge={"both": ["a", "b"]})
+    content = json.loads((folder / "out" / "datalist.json").read_text())
+    assert "failed" not in content
+    assert content["test"] == [{"patient": n, "image": f"{n}.npz", "label": f"{n}.npz"} for n in "cd"]
+
+
+def test_failures_are_told_before_conflicts_of_names(tmp_path):
+    add_to_datalist(tmp_path, "training", [case("a", {1: "spleen"})])
+    (tmp_path / "failures.json").write_text('{"b": "b.nii cannot be read."}')
+    with pytest.raises(
+        CaseError, match=r"^1 cases failed, .*first: b: b.nii cannot be read. Of .* Value 1 is 'liver' in c"
+    ):
+        add_to_datalist(tmp_path, "training", [case("c", {1: "liver"})])
+
+
+def test_a_case_with_refused_names_is_not_listed_with_the_old_ones(tmp_path):
+    add_to_datalist(tmp_path, "training", [case("a", {1: "spleen"}), case("b", {1: "spleen"})])
+    with pytest.raises(CaseError, match="Value 1 is 'liver' in a.npz and 'spleen' in other cases"):
+        add_to_datalist(tmp_path, "training", [case("a", {1: "liver"})])
+    assert listed(tmp_path) == {"training": ["b.npz"], "validation": [], "test": [], "failed": ["a.npz"]}
+    add_to_datalist(tmp_path, "training", [case("b", {1: "liver"})])  # a is still away: nobody else has a name
+    add_to_datalist(tmp_path, "training", [case("a", {1: "liver"})])
+    assert listed(tmp_path)["training"] == ["a.npz", "b.npz"]
+    assert json.loads((tmp_path / "datalist.json").read_text())["labels"] == {"1": "liver"}
+
+
+def test_names_given_by_hand_stay_and_a_first_run_that_is_refused_lists_nothing(tmp_path):
+    with pytest.raises(CaseError, match="Value 1 is 'liver' in b.npz and 'spleen'"):
+        add_to_datalist(tmp_path, "training", [case("a", {1: "spleen"}), case("b", {1: "liver"})])
+    assert not (tmp_path / "datalist.json").exists()
+    content = {"training": [{"image": "a.npz", "label": "a.npz"}], "labels": {"1": "mine"}}
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    add_to_datalist(tmp_path, "training", [case("a")])
+    assert json.loads((tmp_path / "datalist.json").read_text())["labels"] == {"1": "mine"}
+
+
+@pytest.mark.parametrize("kind", "il")
+def test_nothing_is_written_over_its_source(folder, kind):
+    for name in "il":
+        (folder / name).mkdir()
+        (folder / name / "c.nii.gz").write_bytes((folder / f"{name}.nii.gz").read_bytes())
+    before = [(folder / name / "c.nii.gz").read_bytes() for name in "il"]
+    with pytest.raises(ValueError, match=rf"{kind}/c.nii.gz would be replaced by what is made of it: give another OUT"):
+        prepare_files(folder, "i", "l", kind, as_nifti=True)
+    assert [(folder / name / "c.nii.gz").read_bytes() for name in "il"] == before
+
+
+def test_asking_for_test_what_is_in_training_is_no_silent_wish(tmp_path):
+    add_to_datalist(tmp_path, "training", [case("a"), case("b")])
+    with pytest.raises(CaseError, match="2 of the cases are not in test but stay in .*, such as a in training: remove"):
+        add_to_datalist(tmp_path, "test", [case("a"), case("b"), case("c")])
+    assert listed(tmp_path) == {"training": ["a.npz", "b.npz"], "validation": [], "test": [], "failed": []}
+    add_to_datalist(tmp_path, "test", [case("c")])
+    add_to_datalist(tmp_path, "training", [case("c")])  # training is what every command says that says nothing
+    assert listed(tmp_path)["test"] == ["c.npz"]
+
+
 def case(name, names=None, patient="p"):
     return Prepared(*(2 * [Path(f"{name}.npz")]), patient, names or {})
 
@@ -103,6 +206,13 @@ def test_the_datalist_keeps_sections_and_patients_and_lists_nobody_twice(tmp_pat
     content = json.loads((tmp_path / "datalist.json").read_text())
     assert [e["image"] for e in content["training"]] == ["a.npz", "c.npz"]
     assert content["test"] == [{"image": "b.npz", "label": "b.npz", "patient": "mine", "split": True}]
+
+
+def test_entries_of_others_stay_in_the_datalist(tmp_path):
+    others = [{"image": f"case{n}/image.nii.gz", "label": f"case{n}/label.nii.gz", "patient": f"{n}"} for n in (1, 2)]
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": others}))
+    add_to_datalist(tmp_path, "training", [case("a")])
+    assert json.loads((tmp_path / "datalist.json").read_text())["training"][1:] == others
 
 
 def test_one_value_has_one_name(tmp_path):

@@ -66,6 +66,86 @@ def test_folds_validate_every_patient_once(names, folds, seed):
     assert sorted(validated) == sorted(names)
 
 
+def places(content):
+    return {e["image"]: s for s in SECTIONS for e in content[s]}
+
+
+WAYS = st.one_of(
+    st.builds(lambda folds, seed: {"folds": folds, "seed": seed}, st.integers(2, 6), st.integers(0, 3)),
+    st.builds(
+        lambda ratios, seed: {"ratios": ratios, "seed": seed},
+        st.lists(st.integers(0, 5), min_size=3, max_size=3).filter(any),
+        st.integers(0, 3),
+    ),
+)
+
+
+@given(NAMES, NAMES, WAYS, st.integers(0, 5))
+def test_what_is_in_test_by_hand_stays_there_whatever_is_split(names, tests, way, fold):
+    content = {
+        "training": [{"image": f"{n}.nii", "patient": n} for n in sorted(names - tests)],
+        "test": [{"image": f"{n}.nii", "patient": n} for n in sorted(tests)],
+    }
+    first = split_datalist(content, **way)
+    if "folds" in way:
+        way = {**way, "fold": fold % way["folds"]}
+    for result in (first, split_datalist(first, **way)):
+        assert {f"{n}.nii" for n in tests} <= {e["image"] for e in result["test"]}
+        assert len(places(result)) == len(names | tests)
+        if "folds" in way:
+            assert len(result["test"]) == len(tests)
+        else:  # the shares are of the others
+            rest = len(names - tests)
+            assert abs(len(result["training"]) - rest * way["ratios"][0] / sum(way["ratios"])) < 1 + 1e-9
+
+
+@given(NAMES, NAMES, WAYS)
+def test_growing_moves_nobody_and_folds_stay(names, more, way):
+    first = split_datalist({"training": [{"image": n, "patient": n} for n in sorted(names)]}, **way)
+    new = [{"image": n, "patient": n} for n in sorted(more - names)]
+    again = split_datalist({**first, "training": [*first["training"], *new]}, **way)
+    assert {n: places(again)[n] for n in names} == places(first)
+    folds = [{e["image"]: e.get("fold") for s in SECTIONS for e in c[s]} for c in (first, again)]
+    assert {n: folds[1][n] for n in names} == folds[0]
+
+
+@given(NAMES, WAYS, WAYS)
+def test_a_split_is_never_continued_in_another_way(names, way, other):
+    first = split_datalist({"training": [{"image": n, "patient": n} for n in sorted(names)]}, **way)
+    if way == other:
+        assert split_datalist(first, **other) == first
+    else:
+        with pytest.raises(CaseError, match=r"was split with --\w+ .* now it is --\w+ .*: keep that, or start anew"):
+            split_datalist(first, **other)
+
+
+def test_the_refusal_names_both_ways():
+    first = split_datalist({"training": [{"image": "a"}, {"image": "b"}]}, ratios=(0.7, 0.1, 0.2))
+    with pytest.raises(CaseError, match="with --ratios 0.7,0.1,0.2 --seed 0, now it is --folds 5 --seed 7: keep that"):
+        split_datalist(first, folds=5, seed=7)
+
+
+def test_an_official_test_set_stays_and_so_does_its_patient():
+    content = {"training": [{"image": f"tr{n}"} for n in range(7)], "test": [{"image": f"te{n}"} for n in range(6)]}
+    result = split_datalist(content, ratios=(0.8, 0.2, 0))
+    assert {s: len(result[s]) for s in SECTIONS} == {"training": 6, "validation": 1, "test": 6}
+    assert all(e["image"].startswith("te") for e in result["test"])
+    joined = {**content, "training": [*content["training"], {"image": "x", "patient": "te0"}]}
+    joined["test"] = [{**e, "patient": e["image"]} for e in content["test"]]
+    assert places(split_datalist(joined, folds=3))["x"] == "test"
+
+
+def test_a_patient_who_is_settled_twice_is_refused():
+    content = {s: [{"image": s, "patient": "p"}] for s in ("validation", "test")}
+    with pytest.raises(CaseError, match="Patient p is in validation with validation and in test with test; put all"):
+        split_datalist(content)
+    first = split_datalist({"training": [{"image": "a", "patient": "p"}]}, ratios=(1, 0, 0))
+    with pytest.raises(CaseError, match="Patient p is in training with a and in test with b"):
+        split_datalist({**first, "test": [{"image": "b", "patient": "p"}]}, ratios=(1, 0, 0))
+    with pytest.raises(CaseError, match="folds choose what validates, but validation has cases of its own"):
+        split_datalist({"training": [{"image": "a"}], "validation": [{"image": "b"}]}, folds=2)
+
+
 def excess(patients, assigned, ratios, label=None):
     """How many patients beyond rounding up or down the worst part has, of all or of those who show a label."""
     group = [p for p, shown in patients.items() if label is None or label in shown]
