@@ -203,3 +203,19 @@ def test_a_flat_file_with_geometry_is_a_volume_of_one_slice(tmp_path):
     assert case.image.shape == (1, 4, 5)
     assert case.spacing == pytest.approx((0.5, 0.7, 1.0))
     assert case.affine.shape == (4, 4)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_mask_on_a_mirrored_grid_is_refused_and_noise_in_a_header_is_not(tmp_path, axis):
+    raw, label = raw_phantom()
+    entry = write_nifti(tmp_path, raw, label)
+    file = nibabel.load(entry["label"])
+    array, mirror = np.asanyarray(file.dataobj), np.eye(4)
+    mirror[axis, axis], mirror[axis, 3] = -1, array.shape[axis] - 1
+    nibabel.save(nibabel.Nifti1Image(np.flip(array, axis), file.affine @ mirror), tmp_path / "flip.nii.gz")
+    way = ("left-right", "back-front", "foot-head")[axis]
+    sentence = f"flip.nii.gz and .*image.nii.gz have 40 x 30 x 4 voxels each, .*: the mask is flipped {way}"
+    with pytest.raises(CaseError, match=sentence):
+        read_case({**entry, "label": str(tmp_path / "flip.nii.gz")})
+    nibabel.save(nibabel.Nifti1Image(array, file.affine + 1e-4 * np.eye(4)[:, [3, 0, 1, 2]]), tmp_path / "near.nii.gz")
+    assert np.array_equal(read_case({**entry, "label": str(tmp_path / "near.nii.gz")}).label, label)

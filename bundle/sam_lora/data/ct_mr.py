@@ -127,7 +127,7 @@ def _prepare(job: CaseJob, origin: Origin) -> dict[int, str]:
         label, found = read_seg(mask, job.pair.image, meta["affine"])
         label, names = _by_name(label, found, names, mask) if names else (label, found)
     else:
-        label = read_label(mask, array.shape, job.pair.image)
+        label = read_label(mask, array.shape, job.pair.image, meta, turn=True)
     label, names = job.rules.apply(label, names, job.for_training)
     if not label.any():
         raise CaseError(f"{mask} has no object left after the label rules.")

@@ -219,3 +219,37 @@ def test_impossible_windows_are_refused(arguments, sentence):
 def test_windows_by_name_and_number():
     assert window_of("CT", "lung") == {"window": [-600, 1500]}
     assert window_of("CT", "40,400") == {"window": [40, 400]} == window_of("CT", (40, 400))
+
+
+def prepared_label(image, mask, out):
+    prepare(str(image), str(mask), out, {"window": [40, 400]}, LabelRules(), {}, "training", False, 1)
+    with np.load(next(out.glob("*.npz"))) as file:
+        return file["gts"].T
+
+
+@pytest.mark.parametrize("axes", ["LAS", "RPS", "RAI", "ASR", "SPL"])
+def test_a_mask_stored_along_other_axes_is_turned_onto_its_image(axes, tmp_path):
+    volume, label = phantom_volume()
+    nibabel.save(nibabel.Nifti1Image(volume, grid("oblique")), tmp_path / "i.nii")
+    mask = nibabel.Nifti1Image(label, grid("oblique"))
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(mask.affine), nibabel.orientations.axcodes2ornt(axes)
+    )
+    nibabel.save(mask.as_reoriented(turn), tmp_path / "l.nii")
+    assert np.array_equal(prepared_label(tmp_path / "i.nii", tmp_path / "l.nii", tmp_path / "out"), label)
+
+
+def test_a_mask_that_lies_elsewhere_is_refused(tmp_path):
+    volume, label = phantom_volume()
+    nibabel.save(nibabel.Nifti1Image(volume, grid("LPS")), tmp_path / "i.nii")
+    nibabel.save(nibabel.Nifti1Image(label, grid("LPS") + 3 * np.eye(4)[:, [3, 0, 1, 2]]), tmp_path / "l.nii")
+    with pytest.raises(ValueError, match="l.nii and .*i.nii have 9 x 7 x 5 voxels each, and their affines differ"):
+        prepared_label(tmp_path / "i.nii", tmp_path / "l.nii", tmp_path / "out")
+
+
+def test_a_real_mask_in_canonical_order_lands_on_its_dicom_series(data_dir, tmp_path):
+    case = data_dir / "ct-totalsegmentator" / "case03_dicom_ct"
+    label = nibabel.load(case / "label.nii.gz")
+    nibabel.save(nibabel.as_closest_canonical(label), tmp_path / "canonical.nii.gz")
+    found = prepared_label(case / "dicom", tmp_path / "canonical.nii.gz", tmp_path / "out")
+    assert np.array_equal(found, np.asanyarray(label.dataobj))
