@@ -78,7 +78,7 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
         "sam_lora.networks",
         "sam_lora.weights",
     },
-    "reading": {"numpy", "monai", "itk", "PIL"},
+    "reading": {"numpy", "monai", "itk", "nibabel", "PIL"},
     "grids": {"numpy", "nibabel"},
     "cases": {
         "numpy",

@@ -127,7 +127,7 @@ class LoadCased(MapTransform):
 
 def _read_drawn(path: Path, image: Path, shape: Sequence[int], meta: Mapping[str, Any]) -> np.ndarray:
     """A label map ``(I, J, K)`` drawn on an image; CaseError if it lies on another grid."""
-    if image.is_dir() and is_seg(path):
+    if is_seg(path):
         return read_seg(path, image, meta["affine"])[0]
     return read_label(path, shape, image, meta)
 
