@@ -56,7 +56,15 @@ def ct_mr(  # noqa: PLR0913  a command has options
     intensity = volumes.window_of(str(modality), _window(window))
     print(
         volumes.prepare(
-            images, labels, Path(out), intensity, rules, _names(names), section, format == "nifti", processes
+            str(images),
+            str(labels),
+            Path(str(out)),
+            intensity,
+            rules,
+            _names(names),
+            section,
+            format == "nifti",
+            processes,
         )
     )
 
@@ -79,7 +87,9 @@ def images(
     """
     table, found = _colours(colors)
     print(
-        pictures.prepare_pictures(images, masks, Path(out), table, found | _names(names), section, several, processes)
+        pictures.prepare_pictures(
+            str(images), str(masks), Path(str(out)), table, found | _names(names), section, several, processes
+        )
     )
 
 
@@ -91,7 +101,7 @@ def convert(source: str, target: str, overwrite: bool = False) -> None:
         target: file; its ending is the format.
         overwrite: replace a file that is there.
     """
-    for path in conversion.convert(Path(source), Path(target), overwrite):
+    for path in conversion.convert(Path(str(source)), Path(str(target)), overwrite):
         print(path)
 
 
@@ -120,13 +130,13 @@ def split(  # noqa: PLR0913  a command has options
         link: likewise, by links.
         processes: how many labels are read at once, to stratify.
     """
-    path = Path(datalist)
+    path = Path(str(datalist))
     content, start = read_raw_datalist(path), path.absolute().parent
     if pattern is not None and table is not None:
         raise CaseError("pattern and table both say who is the patient; give one.")
     patients = Patients(str(pattern)) if pattern is not None else Patients()
     if table is not None:
-        patients = Patients(None, read_patients(Path(table), column), column)
+        patients = Patients(None, read_patients(Path(str(table)), str(column)), column)
     if not isinstance(ratios, list | tuple) or not all(isinstance(r, int | float) for r in ratios) or len(ratios) != 3:
         raise CaseError(f"ratios must be three numbers, like 0.8,0.1,0.1, got {ratios!r}.")
     shown = _shown(content, start, stratify, processes) if stratify else None
@@ -165,14 +175,15 @@ def inspect(
         window: of CT that is not prepared yet, as in ct_mr; by default percentiles, as for MR.
         processes: how many cases at once.
     """
-    start = Path(dataset_dir or Path(datalist).parent).expanduser().absolute()
+    datalist = str(datalist)
+    start = Path(str(dataset_dir or Path(datalist).parent)).expanduser().absolute()
     cases = list_cases(str(start), datalist)
     intensity = volumes.window_of("MR" if window is None else "CT", _window(window))
     reports, between = inspect_datalist(cases, intensity, processes)
     for one in reports:
         one.problems = [problem.replace(f"{start}/", "") for problem in one.problems]
     if report:
-        write_inspection(Path(report), Path(datalist).name, reports, between, cases["labels"])
+        write_inspection(Path(str(report)), Path(datalist).name, reports, between, cases["labels"])
         print(report)
     problems = [f"{r.name}: {p}" for r in reports for p in r.problems] + between
     print("\n".join(problems) or f"{len(reports)} cases, no problem found")
@@ -187,6 +198,7 @@ def decathlon(task: str, out: str) -> None:
         task: such as Task04_Hippocampus, or a folder with a dataset.json (Decathlon, nnU-Net) or datastore_v2.json.
         out: folder of the data; datalist.json is written beside the task's files.
     """
+    task, out = str(task), str(out)
     folder = Path(task)
     if (folder / "datastore_v2.json").is_file():
         content, start = sources.from_monailabel(folder), folder
@@ -212,11 +224,14 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _mapping(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict | None):
         raise CaseError(f'{name} must be like {{"new": ["a", "b"]}} or {{"old": "new"}}, got {value!r}.')
-    return {str(k): [str(x) for x in v] if isinstance(v, list) else str(v) for k, v in (value or {}).items()}
+    return {
+        str(k): [str(x) for x in v] if isinstance(v, list | tuple) else v if isinstance(v, dict) else str(v)
+        for k, v in (value or {}).items()
+    }
 
 
 def _names(value: Any) -> dict[int, str]:
-    content = _json(value) if isinstance(value, str) else value
+    content = _json(str(value)) if isinstance(value, str | int) else value
     try:
         return {int(k): str(v) for k, v in (content or {}).items()}
     except (ValueError, AttributeError) as error:
@@ -234,7 +249,7 @@ def _colours(path: str | None) -> tuple[dict[tuple[int, int, int], int], dict[in
 
 def _json(path: str) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(str(path)).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CaseError(f"{path} cannot be read as JSON: {error}.") from error
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.files import write_aside
+from sam_lora.grids import difference, same_place, turn_onto
 from sam_lora.reading import PICTURES, CaseError, read_array
 
 
@@ -89,13 +90,13 @@ def read_case(entry: Mapping[str, Any], intensity: Mapping[str, Sequence[float]]
         intensity: see :func:`to_uint8`.
 
     Raises:
-        CaseError: naming the file, if something is missing, unreadable, of another shape, or not finite.
+        CaseError: naming the file, if something is missing, unreadable, of another shape or place, or not finite.
     """
     path = Path(str(entry["image"]))
     image, meta = read_image(path, intensity)
     label = None
     if entry.get("label"):
-        label = read_label(Path(str(entry["label"])), image.shape[:3], path)
+        label = read_label(Path(str(entry["label"])), image.shape[:3], path, meta)
     affine = meta["affine"]
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)) if meta["has_spacing"] else None
     image = _slices_first(image)
@@ -135,17 +136,38 @@ def is_ready(array: np.ndarray, path: Path) -> bool:
     return array.dtype == np.uint8 and path.suffix.lower() in (".npz", *PICTURES)
 
 
-def read_label(path: Path, shape: Sequence[int], image: Path) -> np.ndarray:
-    """Read a label map ``(I, J, K)`` and make sure that it fits its image.
+def read_label(
+    path: Path, shape: Sequence[int], image: Path, place: Mapping[str, Any] | None, turn: bool = False
+) -> np.ndarray:
+    """Read a label map ``(I, J, K)`` and make sure that it lies on the grid of its image.
+
+    Args:
+        path: the label map.
+        shape: of the image, (I, J, K).
+        image: named in errors.
+        place: the image's metadata, see :func:`sam_lora.reading.read_array`; None if the caller compares the places.
+        turn: flip and permute the label map's axes where that brings it onto the image's grid exactly.
 
     Raises:
-        CaseError: if its shape differs, or its values are not whole numbers from 0.
+        CaseError: if its shape differs, it lies elsewhere, or its values are not whole numbers from 0. Files that do
+            not say where they lie (pictures, npz without ``affine`` and ``spacing``) need to agree in shape only.
     """
-    array, _ = read_array(path, "gts")
+    array, own = read_array(path, "gts")
     if array.ndim == 4:
         raise CaseError(f"{path} must hold one label per voxel, it has {array.shape[-1]} channels.")
+    both_lie = place is not None and place["has_spacing"] and own["has_spacing"]
+    turned = (
+        turn_onto(array, own["affine"], shape, place["affine"]) if place is not None and both_lie and turn else None
+    )
+    if turned is not None:
+        array, both_lie = turned, False
     if array.shape != tuple(shape):
         raise CaseError(f"{image} has shape {tuple(shape)}, its label {path} has {array.shape}; they must be equal.")
+    if place is not None and both_lie and not same_place(shape, place["affine"], own["affine"]):
+        raise CaseError(
+            f"{path} and {image} have {' x '.join(map(str, shape))} voxels each, and their affines differ: "
+            f"{difference(place['affine'], own['affine'])}. Bring the mask onto the image's grid."
+        )
     if not np.isfinite(array).all() or (array != np.round(array)).any() or array.min() < 0:
         raise CaseError(f"{path} must hold whole numbers from 0, each above 0 an object.")
     return array.astype(np.uint8 if array.max() < 256 else np.int32)

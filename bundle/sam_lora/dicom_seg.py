@@ -61,12 +61,17 @@ def read_seg(path: Path, folder: Path, affine: np.ndarray) -> tuple[np.ndarray, 
         Label map ``(I, J, K)``, the value of a voxel being its segment's number, and value -> segment label.
 
     Raises:
-        CaseError: if the SEG belongs to another series, or segments overlap.
+        CaseError: if there is no folder of a series, the SEG belongs to another one or lies on another grid, or segments
+            overlap.
     """
+    if not folder.is_dir():
+        raise CaseError(f"{path} is a DICOM SEG: it needs the folder of the series it was made for; {folder} is none.")
     seg = highdicom.seg.segread(path)
-    uids = [header.SOPInstanceUID for header in series_in_order(folder, affine)]
+    series = series_in_order(folder, affine)
+    uids = [header.SOPInstanceUID for header in series]
     if not {uid for *_, uid in seg.get_source_image_uids()} & set(uids):
         raise CaseError(f"{path} does not fit the series in {folder}: it was made for other images.")
+    _refuse_other_grid(seg, series[0], path, folder)
     try:
         frames = seg.get_pixels_by_source_instance(
             uids, combine_segments=True, relabel=False, assert_missing_frames_are_empty=True
@@ -75,6 +80,30 @@ def read_seg(path: Path, folder: Path, affine: np.ndarray) -> tuple[np.ndarray, 
         raise CaseError(f"{path} does not fit the series in {folder}: {error}") from error
     names = {number: seg.get_segment_description(number).segment_label for number in seg.segment_numbers}
     return np.ascontiguousarray(frames.transpose(2, 1, 0)), names
+
+
+def _refuse_other_grid(seg: pydicom.Dataset, header: pydicom.Dataset, path: Path, folder: Path) -> None:
+    """CaseError if the frames of a SEG do not have the size, spacing and directions of its series' slices."""
+    kinds = {
+        "rows and columns": (None, ("Rows", "Columns"), 0),
+        "PixelSpacing": ("PixelMeasuresSequence", ("PixelSpacing",), 1e-3),
+        "ImageOrientationPatient": ("PlaneOrientationSequence", ("ImageOrientationPatient",), 1e-3),
+    }
+    for name, (sequence, tags, tolerance) in kinds.items():
+        expected = np.concatenate([np.atleast_1d(np.asarray(header[tag].value, float)) for tag in tags])
+        for part in [seg] if sequence is None else _functional_groups(seg, sequence):
+            found = np.concatenate([np.atleast_1d(np.asarray(part[tag].value, float)) for tag in tags])
+            if not np.allclose(found, expected, rtol=0, atol=tolerance):
+                raise CaseError(
+                    f"{path} does not lie on the grid of {folder}: {name} of the SEG are {found.tolist()}, of the series "
+                    f"{expected.tolist()}."
+                )
+
+
+def _functional_groups(seg: pydicom.Dataset, name: str) -> list[pydicom.Dataset]:
+    """A sequence's item, shared by all frames or of each frame."""
+    groups = [*seg.get("SharedFunctionalGroupsSequence", []), *seg.get("PerFrameFunctionalGroupsSequence", [])]
+    return [group[name][0] for group in groups if group.get(name)]
 
 
 def write_seg(

@@ -27,7 +27,6 @@ from sam_lora.dicom_seg import is_seg, read_seg
 from sam_lora.embedding import Embedder
 from sam_lora.networks import Sam
 from sam_lora.prompts import PromptError, refuse_unprompted_labels
-from sam_lora.reading import read_array
 from sam_lora.requests import REQUEST_KEYS, ObjectPrompts, read_drawn, read_requests
 from sam_lora.segmentation import segment
 from sam_lora.volumes import Volume
@@ -128,16 +127,9 @@ class LoadCased(MapTransform):
 
 def _read_drawn(path: Path, image: Path, shape: Sequence[int], meta: Mapping[str, Any]) -> np.ndarray:
     """A label map ``(I, J, K)`` drawn on an image; CaseError if it lies on another grid."""
-    if image.is_dir() and is_seg(path):
+    if is_seg(path):
         return read_seg(path, image, meta["affine"])[0]
-    label = read_label(path, shape, image)
-    _, place = read_array(path, "gts")
-    if meta["has_spacing"] and place["has_spacing"] and not np.allclose(meta["affine"], place["affine"], atol=1e-2):
-        raise CaseError(
-            f"{path} and {image} have {' x '.join(map(str, shape))} voxels each, and their affines differ: the mask lies "
-            f"elsewhere, or is mirrored. Bring it onto the image's grid."
-        )
-    return label
+    return read_label(path, shape, image, meta)
 
 
 class PromptInferer(Inferer):

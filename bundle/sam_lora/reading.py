@@ -7,12 +7,12 @@ and columns i, as SimpleITK-made files have it.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import itk
+import nibabel
 import numpy as np
 import pydicom
 from monai.config import PathLike
@@ -104,8 +104,16 @@ def read_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
     if array.dtype.kind not in "uifb":
         raise CaseError(f"{path} must hold one number per voxel, its type is {array.dtype}.")
     may_be_colour = meta.get("original_channel_dim") == -1 and not isinstance(reader, NibabelReader)
-    place = {"affine": _four_by_four(meta.get("affine")), "has_spacing": path.suffix.lower() not in PICTURES}
-    return _as_volume(array, may_be_colour, path), {**place, **meta, "affine": place["affine"]}
+    affine = _four_by_four(meta.get("affine"))
+    if isinstance(reader, NibabelReader):
+        # MONAI makes the identity of an affine with NaN.
+        affine = nibabel.load(path).affine  # type: ignore[attr-defined]
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3], tol=1e-9) < 3:
+        raise CaseError(
+            f"{path} does not say where its voxels lie: its affine must be finite and invertible, it is {affine.tolist()}."
+        )
+    place = {"affine": affine, "has_spacing": path.suffix.lower() not in PICTURES}
+    return _as_volume(array, may_be_colour, path), {**place, **meta, "affine": affine}
 
 
 def series_files(folder: Path) -> list[str]:
@@ -121,7 +129,7 @@ def series_files(folder: Path) -> list[str]:
     series = [list(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()]
     known = {Path(file).name for files in series for file in files}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() == ".dcm" and path.name not in known:
+        if path.name not in known and path.name != "DICOMDIR" and _is_dicom(path):
             raise CaseError(f"{path} cannot be read as a DICOM image: it is cut short, or holds none.")
     if len(series) != 1:
         raise CaseError(f"{folder} holds {len(series)} DICOM series; give a folder with one.")
@@ -136,6 +144,14 @@ def series_files(folder: Path) -> list[str]:
                 "missing, or it is no one volume."
             )
     return series[0]
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file calls itself DICOM: by its ending, or by its beginning, for exports of archives have no endings."""
+    if not path.is_file() or path.suffix.lower() == ".dcm":
+        return path.is_file()
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def _as_volume(array: np.ndarray, may_be_colour: bool, path: Path) -> np.ndarray:
@@ -172,6 +188,7 @@ def _reader(path: Path, key: str) -> ImageReader:
 def _picture(image: Image.Image) -> Image.Image:
     """A picture as grey or RGB, whatever its mode; palettes and inks become colours, transparency is dropped."""
     _refuse_pages(image)
+    refuse_deep_colour(image)
     if image.mode == "1":
         return image.convert("L")
     if image.mode in ("LA", "PA"):
@@ -182,7 +199,25 @@ def _picture(image: Image.Image) -> Image.Image:
 def _mask_picture(image: Image.Image) -> Image.Image:
     """A mask as its stored values: the indices of a palette are the labels."""
     _refuse_pages(image)
+    refuse_lossy(image)
     return image.convert("L").point(lambda v: min(v, 1)) if image.mode == "1" else image
+
+
+def refuse_deep_colour(image: Image.Image) -> None:
+    """CaseError for a picture, not loaded yet, in colour of 16 bits: Pillow keeps the high byte of each channel only."""
+    if len(image.getbands()) > 1 and any(";16" in str(tile[3]) for tile in getattr(image, "tile", [])):
+        raise CaseError(
+            f"{getattr(image, 'filename', 'The picture')} has 16 bits per colour, of which 8 would be lost; save it as grey, "
+            "or with 8 bits per colour."
+        )
+
+
+def refuse_lossy(image: Image.Image) -> None:
+    """CaseError for a mask whose compression changes values: around each object's edge there would be labels nobody drew."""
+    if image.format in ("JPEG", "MPO") or image.info.get("compression") in ("jpeg", "tiff_jpeg"):
+        raise CaseError(
+            f"{getattr(image, 'filename', 'The mask')} is a JPEG: its compression changes labels; save masks as PNG."
+        )
 
 
 def _refuse_pages(image: Image.Image) -> None:
@@ -197,5 +232,9 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in keys if key in file}
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        raise CaseError(f"{path} cannot be read as an npz file; it is cut short or holds pickled objects.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # zlib's, zipfile's, numpy's: a damaged file can raise nearly anything
+        raise CaseError(
+            f"{path} cannot be read as an npz file; it is cut short or holds pickled objects, or no arrays by name."
+        ) from error

@@ -92,8 +92,8 @@ def measure_cases(cases: Sequence[tuple[Path, Path]], organs: Mapping[int, str],
     network = build_sam_lora("vit_t").eval()
     rows = []
     for image_path, label_path in tqdm(cases, desc="cases"):
-        image, _ = read_image(image_path, intensity)
-        label = read_label(label_path, image.shape[:3], image_path)
+        image, meta = read_image(image_path, intensity)
+        label = read_label(label_path, image.shape[:3], image_path, meta)
         embedder, volume = Embedder(network), Volume(image)
         for value, organ in organs.items():
             if (label == value).any():

@@ -203,3 +203,47 @@ def test_a_flat_file_with_geometry_is_a_volume_of_one_slice(tmp_path):
     assert case.image.shape == (1, 4, 5)
     assert case.spacing == pytest.approx((0.5, 0.7, 1.0))
     assert case.affine.shape == (4, 4)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_mask_on_a_mirrored_grid_is_refused_and_noise_in_a_header_is_not(tmp_path, axis):
+    raw, label = raw_phantom()
+    entry = write_nifti(tmp_path, raw, label)
+    file = nibabel.load(entry["label"])
+    array, mirror = np.asanyarray(file.dataobj), np.eye(4)
+    mirror[axis, axis], mirror[axis, 3] = -1, array.shape[axis] - 1
+    nibabel.save(nibabel.Nifti1Image(np.flip(array, axis), file.affine @ mirror), tmp_path / "flip.nii.gz")
+    way = ("left-right", "back-front", "foot-head")[axis]
+    sentence = f"flip.nii.gz and .*image.nii.gz have 40 x 30 x 4 voxels each, .*: the mask is flipped {way}"
+    with pytest.raises(CaseError, match=sentence):
+        read_case({**entry, "label": str(tmp_path / "flip.nii.gz")})
+    nibabel.save(nibabel.Nifti1Image(array, file.affine + 1e-4 * np.eye(4)[:, [3, 0, 1, 2]]), tmp_path / "near.nii.gz")
+    assert np.array_equal(read_case({**entry, "label": str(tmp_path / "near.nii.gz")}).label, label)
+
+
+def test_an_npz_damaged_anywhere_is_a_sentence(tmp_path):
+    image, label = phantom((2, 8, 8))
+    np.savez_compressed(tmp_path / "whole.npz", imgs=image, gts=label)
+    content = (tmp_path / "whole.npz").read_bytes()
+    path, refused = tmp_path / "hurt.npz", 0
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        try:
+            read_case({"image": str(path), "label": str(path)})
+        except CaseError:
+            refused += 1
+    assert refused > len(content) / 2
+    np.save(tmp_path / "array.npy", image)
+    (tmp_path / "array.npy").rename(path)
+    with pytest.raises(CaseError, match="hurt.npz cannot be read as an npz file"):
+        read_case({"image": str(path)})
+
+
+@pytest.mark.parametrize("affine", [np.diag([1.0, 0, 1, 1]), np.diag([1, np.nan, 1, 1])])
+def test_an_affine_that_places_nothing_is_refused(tmp_path, affine):
+    file = nibabel.Nifti1Image(np.ones((3, 4, 5), np.float32), np.eye(4))
+    file.header.set_sform(affine, 1)
+    file.header["qform_code"] = 0
+    (tmp_path / "a.nii").write_bytes(nibabel.Nifti1Image(file.dataobj, None, file.header).to_bytes())
+    with pytest.raises(CaseError, match="a.nii (does not say where its voxels lie|cannot be read)"):
+        read_case({"image": str(tmp_path / "a.nii")})

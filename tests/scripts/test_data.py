@@ -163,3 +163,9 @@ def test_wrong_options_end_with_a_sentence_and_exit_code_1(volumes, data):
         assert code == 1, (words, err)
         assert err.strip().splitlines()[-1].startswith("error: "), (words, err)
         assert sentence in err, (words, err)
+
+
+def test_folders_may_be_called_by_numbers(volumes, data):
+    for kind, year in (("i", "2024"), ("l", "2025")):
+        (volumes / kind).rename(volumes / year)
+    assert data("ct_mr", "2024", "2025", "2026")[:2] == (0, "2026/datalist.json\n")

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 
 from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.cases import CaseError, read_array, read_label, to_uint8, write_nifti
 from sam_lora.data.labels import LabelRules
-from sam_lora.data.pairs import VOLUMES, Pair, find_files, pair_up
+from sam_lora.data.pairs import VOLUMES, Pair, find_files, is_dicom, pair_up
 from sam_lora.data.patients import dicom_patient
 from sam_lora.data.prepared import (
     Origin,
@@ -28,6 +29,7 @@ from sam_lora.data.prepared import (
 from sam_lora.data.work import run_jobs
 from sam_lora.dicom_seg import is_seg, read_seg
 from sam_lora.files import writable_folder, write_aside
+from sam_lora.reading import series_files
 
 # level and width in HU
 WINDOWS = {
@@ -97,8 +99,8 @@ def window_of(modality: str, window: str | tuple[float, float] | None) -> dict[s
         level, width = (float(v) for v in numbers)
     except (TypeError, ValueError) as error:
         raise CaseError(f"window must be LEVEL,WIDTH or one of {', '.join(WINDOWS)}, got {window!r}.") from error
-    if width <= 0:
-        raise CaseError(f"window must have a width above 0, got {width:g}.")
+    if not np.isfinite([level, width]).all() or width <= 0:
+        raise CaseError(f"window must have a finite level and a width above 0, got {level:g},{width:g}.")
     return {"window": [level, width]}
 
 
@@ -121,13 +123,17 @@ def _prepare(job: CaseJob, origin: Origin) -> dict[int, str]:
     array, meta = read_array(job.pair.image, "imgs")
     if array.ndim == 4:
         raise CaseError(f"{job.pair.image} is in colour; use `data.py images` for pictures.")
+    if "percentiles" in job.intensity and not job.as_nifti and _modality(job.pair.image) == "CT":
+        raise CaseError(f"{job.pair.image} is CT, as its DICOM header says: give --modality CT and a --window.")
     (mask,) = job.pair.labels
     names = dict(job.names)
     if is_seg(mask):
         label, found = read_seg(mask, job.pair.image, meta["affine"])
         label, names = _by_name(label, found, names, mask) if names else (label, found)
+        if label.shape != array.shape:
+            raise CaseError(f"{job.pair.image} has shape {array.shape}, {mask} has {label.shape}; they must be equal.")
     else:
-        label = read_label(mask, array.shape, job.pair.image)
+        label = read_label(mask, array.shape, job.pair.image, meta, turn=True)
     label, names = job.rules.apply(label, names, job.for_training)
     if not label.any():
         raise CaseError(f"{mask} has no object left after the label rules.")
@@ -151,6 +157,16 @@ def _prepare(job: CaseJob, origin: Origin) -> dict[int, str]:
             **describe(origin, names),
         )
     return names
+
+
+def _modality(image: Path) -> str:
+    """The Modality tag of a DICOM file or of a series' folder; empty for other files."""
+    path = Path(series_files(image)[0]) if image.is_dir() else image
+    return (
+        str(pydicom.dcmread(path, specific_tags=["Modality"], stop_before_pixels=True, force=True).get("Modality", ""))
+        if is_dicom(path)
+        else ""
+    )
 
 
 def _by_name(

@@ -17,6 +17,8 @@ LARGEST = 65535  # a larger value is a mistake, or an image taken for a mask
 class LabelRules:
     """What happens to a label map; labels are given by value or by name.
 
+    A value that a mask does not hold is passed over, for masks differ; a name must be one of the names.
+
     Args:
         keep: only these stay; empty: all.
         drop: these become background.
@@ -34,6 +36,17 @@ class LabelRules:
     split: str | None = None
     min_volume: int = 0
     min_area: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no list of labels, or no name."""
+        for name, parts in self.merge.items():
+            if isinstance(parts, str) or not isinstance(parts, Sequence):
+                raise CaseError(
+                    f'merge must map a new name to a list of labels, like {{"new": ["a", "b"]}}; {name!r} has {parts!r}.'
+                )
+        for one, name in self.rename.items():
+            if not isinstance(name, str):
+                raise CaseError(f'rename must map a label to one name, like {{"3": "liver"}}; {one!r} has {name!r}.')
 
     @property
     def removes_small(self) -> bool:
@@ -55,13 +68,15 @@ class LabelRules:
             of its values, parts of a split one follow the highest.
 
         Raises:
-            CaseError: if a label is asked for that there is not, or a value is too large.
+            CaseError: if a name is asked for that there is not, two labels would have one name, or a value is too large.
         """
         names = {int(v): names.get(int(v), str(v)) for v in {*names, *np.unique(label).tolist()} if int(v) > 0}
         if max(names, default=0) > LARGEST:
             raise CaseError(f"The mask holds the value {max(names)}; labels go up to {LARGEST}.")
         table, renamed = self._tables(names)
-        lookup = np.zeros(max(table, default=0) + 1, label.dtype)
+        # A merged label may take a value that this mask does not hold.
+        room = np.promote_types(label.dtype, np.min_scalar_type(max(table.values(), default=0)))
+        lookup = np.zeros(max(table, default=0) + 1, room)
         lookup[list(table)] = list(table.values())
         result = lookup[label]
         left = {new: renamed[new] for new in table.values() if new}
@@ -82,15 +97,25 @@ class LabelRules:
         renamed = dict(names)
         for name, parts in self.merge.items():
             values = sorted(v for one in parts for v in _values(one, names))
-            table |= {v: values[0] if table[v] else 0 for v in values}
-            renamed[values[0]] = name
+            table |= {v: values[0] for v in values if table.get(v)}
+            renamed |= dict.fromkeys(values[:1], name)
         for one, name in self.rename.items():
             renamed |= dict.fromkeys(_values(one, names), name)
+        for name in {*self.merge, *self.rename.values()}:
+            called = sorted({new for new in table.values() if new and renamed[new] == name})
+            if len(called) > 1:
+                raise CaseError(
+                    f"After the rules the values {' and '.join(map(str, called))} would both be called {name!r}: merge them, "
+                    "all labels of that name being in its list."
+                )
         return table, renamed
 
 
 def _values(label: str, names: Mapping[int, str]) -> list[int]:
+    """The values a label stands for. A number that one case does not hold is no mistake; a name that nobody gave is."""
     found = [v for v, name in names.items() if str(label) in (name, str(v))]
+    if not found and str(label).isdecimal() and 0 < int(label) <= LARGEST:
+        return [int(label)]
     if not found:
         raise CaseError(f"There is no label {label!r}; there are {', '.join(f'{v} {n}' for v, n in names.items())}.")
     return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence
 
 from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.cases import PICTURES, CaseError, to_uint8
@@ -15,6 +16,7 @@ from sam_lora.data.pairs import Pair, find_files, pair_up
 from sam_lora.data.prepared import Origin, Prepared, add_to_datalist, check_section, describe, names_if_done, origin_of
 from sam_lora.data.work import run_jobs
 from sam_lora.files import writable_folder, write_aside
+from sam_lora.reading import refuse_deep_colour, refuse_lossy
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,14 @@ class PictureJob:
         output: folder of the case's file.
         colours: (red, green, blue) -> value of a colour-coded mask; empty: masks hold values.
         names: value -> name.
+        several: masks are one per object, whatever their values; see :func:`prepare_pictures`.
     """
 
     pair: Pair
     output: Path
     colours: Mapping[tuple[int, int, int], int]
     names: Mapping[int, str]
+    several: bool = False
 
     @property
     def file(self) -> Path:
@@ -39,21 +43,55 @@ class PictureJob:
         return self.output / f"{self.pair.name}.npz"
 
 
-def read_pages(path: Path) -> list[Image.Image]:
-    """All pages of a picture; CaseError if it cannot be read."""
+def read_pages(path: Path, is_mask: bool = False) -> list[Image.Image]:
+    """All pages of a picture; CaseError if it cannot be read, or not without loss."""
+    pages = []
     try:
         with Image.open(path) as image:
-            return [page.copy() for page in ImageSequence.Iterator(image)]
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+            for page in ImageSequence.Iterator(image):
+                refuse_deep_colour(page)
+                if is_mask:
+                    refuse_lossy(page)
+                pages.append(page.copy())
+        return pages
+    except (CaseError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise CaseError(f"{path} has more pixels than a picture may have: {error}") from error
+    except Exception as error:  # a damaged file can raise nearly anything
         raise CaseError(f"{path} cannot be read as a picture; it is cut short or of another format.") from error
 
 
-def grey_or_rgb(page: Image.Image) -> np.ndarray:
-    """A page as ``(H, W)`` or ``(H, W, 3)``, uint8; more than 8 bits go through percentiles, transparency is dropped."""
+def grey_or_rgb(pages: Sequence[Image.Image], path: Path) -> np.ndarray:
+    """Pages as ``(N, H, W)`` or ``(N, H, W, 3)``, uint8; transparency is dropped.
+
+    More than 8 bits go through percentiles of all pages: one grey means one intensity in the whole stack.
+
+    Args:
+        pages: of one picture.
+        path: named in errors.
+
+    Raises:
+        CaseError: if the pages differ in size, colour or depth.
+    """
+    arrays = [_grey_or_rgb(page) for page in pages]
+    if len({(array.shape, array.dtype == np.uint8) for array in arrays}) > 1:
+        raise CaseError(f"The pages of {path} differ in size, colour or depth.")
+    stack = np.stack(arrays)
+    if stack.dtype == np.uint8:
+        return stack
+    try:
+        return to_uint8(stack, DEFAULT_INTENSITY)
+    except CaseError as error:
+        raise CaseError(f"{path}: {error}") from error
+
+
+def _grey_or_rgb(page: Image.Image) -> np.ndarray:
     if page.mode in ("L", "1", "LA", "PA"):
         return np.asarray(page.convert("LA").getchannel("L"))
     if page.mode.startswith(("I", "F")):
-        return to_uint8(np.asarray(page), DEFAULT_INTENSITY)
+        values = np.asarray(page)
+        return values.astype(np.int32) if values.dtype == np.uint8 else values
     return np.asarray(page.convert("RGB"))
 
 
@@ -93,7 +131,11 @@ def prepare_picture(job: PictureJob) -> Prepared:
     Raises:
         CaseError: naming the file.
     """
-    settings = {"colours": sorted([*key, value] for key, value in job.colours.items()), "names": dict(job.names)}
+    settings: dict[str, Any] = {
+        "colours": sorted([*key, value] for key, value in job.colours.items()),
+        "names": dict(job.names),
+    }
+    settings |= {"several": True} if job.several else {}
     origin = origin_of([job.pair.image, *job.pair.labels], settings)
     if names_if_done(job.file, job.file, origin) is None:
         _prepare(job, origin)
@@ -101,17 +143,15 @@ def prepare_picture(job: PictureJob) -> Prepared:
 
 
 def _prepare(job: PictureJob, origin: Origin) -> None:
-    images = [grey_or_rgb(page) for page in read_pages(job.pair.image)]
+    images = grey_or_rgb(read_pages(job.pair.image), job.pair.image)
     masks = [_mask(job, path) for path in job.pair.labels]
     for path, mask in zip(job.pair.labels, masks, strict=True):
-        if len(mask) != len(images) or mask.shape[1:] != images[0].shape[:2]:
+        if len(mask) != len(images) or mask.shape[1:] != images.shape[1:3]:
             raise CaseError(
-                f"{job.pair.image} has {len(images)} pages of {images[0].shape[:2]}, {path} has {mask.shape}."
+                f"{job.pair.image} has {len(images)} pages of {images.shape[1:3]}, {path} has {mask.shape}."
             )
-    if any(image.shape != images[0].shape for image in images):
-        raise CaseError(f"The pages of {job.pair.image} differ in size or colour.")
     label = masks[0]
-    if len(masks) > 1:  # one mask per object: each gets a value of its own, later ones on top
+    if job.several:  # one mask per object: each gets a value of its own, later ones on top
         label = np.zeros_like(masks[0])
         for value, mask in enumerate(masks, 1):
             label[mask > 0] = value
@@ -119,11 +159,14 @@ def _prepare(job: PictureJob, origin: Origin) -> None:
         raise CaseError(f"{job.pair.labels[0]} holds no object.")
     with write_aside(job.file) as temporary, temporary.open("wb") as file:
         small = label.astype(np.uint8 if label.max() < 256 else np.int32)
-        np.savez_compressed(file, imgs=np.stack(images), gts=small, **describe(origin, job.names))
+        np.savez_compressed(file, imgs=images, gts=small, **describe(origin, job.names))
 
 
 def _mask(job: PictureJob, path: Path) -> np.ndarray:
-    return np.stack([mask_values(page, job.colours, path) for page in read_pages(path)])
+    pages = [mask_values(page, job.colours, path) for page in read_pages(path, is_mask=True)]
+    if len({page.shape for page in pages}) > 1:
+        raise CaseError(f"The pages of {path} differ in size.")
+    return np.stack(pages)
 
 
 def prepare_pictures(
@@ -158,7 +201,7 @@ def prepare_pictures(
     check_section(section)
     writable_folder(output, "OUT")
     pairs = pair_up(find_files(images, PICTURES), find_files(masks, PICTURES), several)
-    jobs = [PictureJob(pair, output, colours, names) for pair in pairs]
+    jobs = [PictureJob(pair, output, colours, names, several) for pair in pairs]
     done, failure = run_jobs(jobs, prepare_picture, _name, output, processes)
     path = add_to_datalist(output, section, list(done.values()))
     if failure:

@@ -58,6 +58,8 @@ def _attempt(do: Callable[[Job], Result], job: Job) -> Result | Exception:
         return do(job)
     except (ValueError, OSError, MemoryError) as error:
         return error
+    except Exception as error:  # noqa: BLE001  a library's, about one file: its text says little without its kind
+        return ValueError(f"{type(error).__name__}: {error}")
 
 
 def _end_with_parent() -> None:

@@ -209,7 +209,7 @@ def test_nifti_cases_keep_raw_intensities(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [(("PET", None), "modality must be CT or MR"), (("CT", None), "CT needs a window"), (("CT", "heart"), "window must be LEVEL,WIDTH or one of"),
-     (("CT", (40, 0)), "window must have a width above 0, got 0"), (("CT", "40"), "window must be LEVEL,WIDTH")],
+     (("CT", (40, 0)), "window must have a finite level and a width above 0, got 40,0"), (("CT", "nan,400"), "must have a finite level"), (("CT", "40,inf"), "must have a finite"), (("CT", "40"), "window must be LEVEL,WIDTH")],
 )  # fmt: skip
 def test_impossible_windows_are_refused(arguments, sentence):
     with pytest.raises(CaseError, match=sentence):
@@ -219,3 +219,97 @@ def test_impossible_windows_are_refused(arguments, sentence):
 def test_windows_by_name_and_number():
     assert window_of("CT", "lung") == {"window": [-600, 1500]}
     assert window_of("CT", "40,400") == {"window": [40, 400]} == window_of("CT", (40, 400))
+
+
+def prepared_label(image, mask, out):
+    prepare(str(image), str(mask), out, {"window": [40, 400]}, LabelRules(), {}, "training", False, 1)
+    with np.load(next(out.glob("*.npz"))) as file:
+        return file["gts"].T
+
+
+@pytest.mark.parametrize("axes", ["LAS", "RPS", "RAI", "ASR", "SPL"])
+def test_a_mask_stored_along_other_axes_is_turned_onto_its_image(axes, tmp_path):
+    volume, label = phantom_volume()
+    nibabel.save(nibabel.Nifti1Image(volume, grid("oblique")), tmp_path / "i.nii")
+    mask = nibabel.Nifti1Image(label, grid("oblique"))
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(mask.affine), nibabel.orientations.axcodes2ornt(axes)
+    )
+    nibabel.save(mask.as_reoriented(turn), tmp_path / "l.nii")
+    assert np.array_equal(prepared_label(tmp_path / "i.nii", tmp_path / "l.nii", tmp_path / "out"), label)
+
+
+def test_a_mask_that_lies_elsewhere_is_refused(tmp_path):
+    volume, label = phantom_volume()
+    nibabel.save(nibabel.Nifti1Image(volume, grid("LPS")), tmp_path / "i.nii")
+    nibabel.save(nibabel.Nifti1Image(label, grid("LPS") + 3 * np.eye(4)[:, [3, 0, 1, 2]]), tmp_path / "l.nii")
+    with pytest.raises(ValueError, match="l.nii and .*i.nii have 9 x 7 x 5 voxels each, and their affines differ"):
+        prepared_label(tmp_path / "i.nii", tmp_path / "l.nii", tmp_path / "out")
+
+
+def test_a_real_mask_in_canonical_order_lands_on_its_dicom_series(data_dir, tmp_path):
+    case = data_dir / "ct-totalsegmentator" / "case03_dicom_ct"
+    label = nibabel.load(case / "label.nii.gz")
+    nibabel.save(nibabel.as_closest_canonical(label), tmp_path / "canonical.nii.gz")
+    found = prepared_label(case / "dicom", tmp_path / "canonical.nii.gz", tmp_path / "out")
+    assert np.array_equal(found, np.asanyarray(label.dataobj))
+
+
+def seg_of(tmp_path):
+    """A series, its SEG as a dataset to change, and where that goes."""
+    volume, label = phantom_volume()
+    series = write_series(tmp_path / "series", volume, grid("LPS"))
+    write_seg(tmp_path / "seg.dcm", label, {1: "a", 2: "b"}, series, grid("LPS"))
+    return series, pydicom.dcmread(tmp_path / "seg.dcm"), tmp_path / "seg.dcm"
+
+
+def half_the_size(seg):
+    seg.Rows, seg.Columns = seg.Rows // 2, seg.Columns // 2
+
+
+def turn_rows(seg):
+    plane = seg.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
+    plane.ImageOrientationPatient = [-v for v in plane.ImageOrientationPatient[:3]] + plane.ImageOrientationPatient[3:]
+
+
+def double_pixels(seg):
+    seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [(half_the_size, "rows and columns"), (turn_rows, "ImageOrientationPatient"), (double_pixels, "PixelSpacing")],
+)
+def test_a_seg_on_another_grid_than_its_series_is_refused(change, what, tmp_path):
+    series, seg, path = seg_of(tmp_path)
+    change(seg)
+    seg.save_as(path)
+    with pytest.raises(ValueError, match=f"seg.dcm does not lie on the grid of .*series: {what} of the SEG are"):
+        prepared_label(series, path, tmp_path / "out")
+
+
+def test_a_seg_needs_the_folder_of_its_series(tmp_path):
+    _, _, path = seg_of(tmp_path)
+    nibabel.save(nibabel.Nifti1Image(phantom_volume()[0], grid("LPS")), tmp_path / "i.nii")
+    with pytest.raises(
+        ValueError, match="seg.dcm is a DICOM SEG: it needs the folder of the series it was made for; .*i.nii is none"
+    ):
+        prepared_label(tmp_path / "i.nii", path, tmp_path / "out")
+
+
+def test_ct_by_its_header_needs_a_window(tmp_path):
+    series, _, path = seg_of(tmp_path)
+    for image in (series, series / "000.dcm"):
+        with pytest.raises(CaseError, match="is CT, as its DICOM header says: give --modality CT and a --window"):
+            prepare_case(CaseJob(Pair("c", image, (path,)), tmp_path, window_of("MR", None), LabelRules()))
+
+
+def test_a_slice_without_an_ending_that_is_cut_short_is_missed(tmp_path):
+    series = write_series(tmp_path / "series", phantom_volume()[0], grid("LPS"))
+    for path in sorted(series.iterdir()):
+        path.rename(path.with_suffix(""))
+    (series / "README").write_text("no slice")
+    assert read_array(series, "imgs")[0].shape == (9, 7, 5)
+    (series / "004").write_bytes((series / "004").read_bytes()[:400])
+    with pytest.raises(CaseError, match="004 cannot be read as a DICOM image: it is cut short"):
+        read_array(series, "imgs")

@@ -167,7 +167,7 @@ def test_ten_faults_in_a_copy_of_real_data_are_found(data_dir, tmp_path, data):
     plants = {
         f"{n[0]}: .* they must be equal": lambda: change(tmp_path, n[0], "labels", lambda a, m: (a[:-1], m)),
         f"{n[1]}: image and mask have different geometry": lambda: change(tmp_path, n[1], "labels", lambda a, m: (a, m + _shift(5))),
-        f"{n[2]}: image and mask are flipped left-right": lambda: change(tmp_path, n[2], "labels", lambda a, m: (a, m @ np.diag([-1, 1, 1, 1]))),
+        f"{n[2]}: image and mask have different geometry: the mask is flipped left-right": lambda: change(tmp_path, n[2], "labels", lambda a, m: (a, m @ np.diag([-1, 1, 1, 1]))),
         f"{n[3]}: 1 of .* voxels are NaN or infinite": lambda: change(tmp_path, n[3], "images", put(np.nan, (0, 0, 0))),
         f"{n[4]}: the mask is empty": lambda: change(tmp_path, n[4], "labels", lambda a, m: (a * 0, m)),
         f"{n[5]}: value 9 has no name": lambda: change(tmp_path, n[5], "labels", put(9, np.s_[0:5, 0:5, 0])),

@@ -1,6 +1,7 @@
 """Work over many cases."""
 
 import os
+import zlib
 
 import pytest
 
@@ -12,12 +13,14 @@ def halve(number):
         raise ValueError(f"{number} is odd.")
     if number == 8:
         raise MemoryError("Unable to allocate")
+    if number == 10:
+        raise zlib.error("invalid block type")
     return number // 2
 
 
 def test_results_keep_their_order_and_an_error_takes_the_place_of_one():
-    found = do_all([4, 3, 8, 6], halve, 1)
-    assert [str(one) for one in found] == ["2", "3 is odd.", "Unable to allocate", "3"]
+    found = do_all([4, 3, 8, 10, 6], halve, 1)
+    assert [str(one) for one in found] == ["2", "3 is odd.", "Unable to allocate", "error: invalid block type", "3"]
 
 
 def test_what_failed_is_listed_and_leftovers_of_a_killed_run_go(tmp_path):
