@@ -107,7 +107,7 @@ def read_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
     affine = _four_by_four(meta.get("affine"))
     if isinstance(reader, NibabelReader):
         # MONAI makes the identity of an affine with NaN.
-        affine = nibabel.load(path).affine  # type: ignore[attr-defined]
+        affine = nibabel.load(path).affine
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3], tol=1e-9) < 3:
         raise CaseError(
             f"{path} does not say where its voxels lie: its affine must be finite and invertible, it is {affine.tolist()}."
