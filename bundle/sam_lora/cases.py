@@ -180,7 +180,10 @@ def _slices_first(array: np.ndarray) -> np.ndarray:
 
 def stem(path: Path) -> str:
     """File name without ending, ``.nii.gz`` being one ending."""
-    return path.name if path.is_dir() else path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    if path.is_dir():
+        return path.name
+    name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
+    return name.rsplit(".", 1)[0]
 
 
 def write_mask(path: Path, mask: np.ndarray, affine: np.ndarray, image: Path) -> Path:

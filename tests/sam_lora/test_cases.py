@@ -1,11 +1,13 @@
 """Images of any format on their own grid; broken ones refused with a sentence."""
 
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
-from sam_lora.cases import CaseError, read_case, to_uint8, write_mask
+from sam_lora.cases import CaseError, read_case, stem, to_uint8, write_mask
 from tests.conftest import phantom
 
 AFFINE = np.array([[-0.8, 0, 0, 10], [0, 0.9, 0.1, -20], [0, -0.1, 2.0, 5], [0, 0, 0, 1.0]])
@@ -247,3 +249,10 @@ def test_an_affine_that_places_nothing_is_refused(tmp_path, affine):
     (tmp_path / "a.nii").write_bytes(nibabel.Nifti1Image(file.dataobj, None, file.header).to_bytes())
     with pytest.raises(CaseError, match="a.nii (does not say where its voxels lie|cannot be read)"):
         read_case({"image": str(tmp_path / "a.nii")})
+
+
+def test_a_name_loses_its_ending_in_capitals_too(tmp_path):
+    for name, expected in (("a.nii.gz", "a"), ("Ä 1.NII.GZ", "Ä 1"), ("b.c.nrrd", "b.c"), ("d.npz", "d")):
+        assert stem(Path(name)) == expected
+    (tmp_path / "1.2.840").mkdir()
+    assert stem(tmp_path / "1.2.840") == "1.2.840"  # a folder with a series
