@@ -37,6 +37,8 @@ class SamLora(Sam):
     def trainable_names(self) -> set[str]:
         """Names of the parameters an adapter consists of."""
         names = lora_parameter_names(self)
+        if self.spec.tokens:
+            names.add("prompt_encoder.label_tokens.weight")
         if self.spec.decoder == "full":
             names |= {n for n, _ in self.named_parameters() if n.startswith(("prompt_encoder.", "mask_decoder."))}
         return names
@@ -76,6 +78,7 @@ class SamLora(Sam):
         merge_lora(network)
         plain = Sam(network.image_encoder, network.image_size, network.normalization)
         plain.prompt_encoder, plain.mask_decoder = network.prompt_encoder, network.mask_decoder
+        plain.neighbours = network.neighbours
         return plain.requires_grad_(False).eval().to(network.pixel_mean.device)
 
 
@@ -91,7 +94,10 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     intensity: Mapping[str, Sequence[float]] | None = None,
     adapter: str | None = None,
     weights: str | None = None,
+    tokens: bool | None = None,
+    neighbours: bool | None = None,
     gradient_checkpointing: bool = False,
+    compile: bool = False,  # noqa: A002  the name of the setting
 ) -> SamLora:
     """Build the network: base weights, LoRA at its start (identity), or an adapter.
 
@@ -110,8 +116,11 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
         labels: value -> name.
         intensity: ``{"percentiles": [low, high]}`` or ``{"window": [level, width]}`` (0.5 and 99.5 percent).
         adapter: path of an adapter file.
+        tokens: give each label learned tokens, which segment it without a prompt (no).
+        neighbours: show the network the slices before and after as its other two channels (no).
         weights: path of the base checkpoint (found by :func:`sam_lora.weights.find_weights`).
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
+        compile: hand the image encoder to ``torch.compile``.
 
     Returns:
         The network in training mode; only the adapter's parameters require gradients.
@@ -127,6 +136,7 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
         decoder, image_size = _agreed(decoder, known.decoder), _agreed(image_size, known.image_size)
         labels = known.labels | {int(value): str(name) for value, name in (labels or {}).items()}
         intensity = intensity or known.intensity
+        neighbours = _agreed(neighbours, known.neighbours)
     variant = variant or DEFAULT_VARIANT
     row = look_up_variant(variant)
     network = SamLora(row.encoder(), row.image_size if image_size is None else image_size, row.normalization)
@@ -146,11 +156,18 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
         image_size=network.image_size,
         labels={int(value): str(name) for value, name in (labels or {}).items()},
         intensity={key: [float(v) for v in values] for key, values in (intensity or DEFAULT_INTENSITY).items()},
+        tokens=_checked_tokens(tokens, labels, given),
+        neighbours=bool(neighbours),
     )
     _inject(network)
+    if network.spec.tokens:
+        network.prompt_encoder.add_label_tokens(len(network.spec.tokens), network.image_size)
     if given is not None:
         network.load_adapter(given, Path(str(adapter)))
+    network.neighbours = network.spec.neighbours
     network.image_encoder.gradient_checkpointing = gradient_checkpointing
+    if compile:
+        network.image_encoder.compile()
     trainable = network.trainable_names()
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in trainable)
@@ -194,6 +211,16 @@ def _checked_decoder(decoder: str | None) -> str:
     if mode not in DECODER_MODES:
         raise ValueError(f"decoder must be one of {', '.join(DECODER_MODES)}, got {decoder!r}.")
     return mode
+
+
+def _checked_tokens(tokens: bool | None, labels: Mapping[Any, str] | None, given: Adapter | None) -> tuple[int, ...]:
+    if given is not None:
+        if tokens and not given.spec.tokens:
+            raise AdapterError("tokens are wanted and the adapter has none: train a new adapter with `--tokens True`.")
+        return given.spec.tokens
+    if tokens and not labels:
+        raise ValueError('tokens belong to named labels: name them in the datalist, {"labels": {"1": "spleen"}}.')
+    return tuple(sorted(map(int, labels))) if tokens and labels else ()
 
 
 def attention_layers(encoder: nn.Module) -> list[str]:

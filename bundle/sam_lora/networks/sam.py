@@ -33,6 +33,10 @@ class Sam(nn.Module):
 
     Raises:
         ValueError: if ``image_size`` is not a positive multiple of the encoder's stride.
+
+    Attributes:
+        neighbours: whether an image's first and last channel are the slices before and after; else all are one slice,
+            or a picture's colours.
     """
 
     pixel_mean: Tensor
@@ -45,6 +49,7 @@ class Sam(nn.Module):
             raise ValueError(f"image_size must be a positive multiple of {stride} for this encoder, got {image_size}.")
         self.image_size = image_size
         self.normalization = normalization
+        self.neighbours = False
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder()
         self.mask_decoder = MaskDecoder()
@@ -92,7 +97,8 @@ class Sam(nn.Module):
         Args:
             embedding: from :meth:`encode`, ``(B, C, h, w)``.
             points: ``(B, P, N, 2)``, (x, y) in pixels of the image given to :meth:`encode`; None for no prompt.
-            point_labels: ``(B, P, N)``: 1 foreground, 0 background, 2 and 3 box corners, -1 not a point, -2 padding.
+            point_labels: ``(B, P, N)``: 1 foreground, 0 background, 2 and 3 box corners, -1 not a point, -2 padding,
+                4 + 2n and 5 + 2n the tokens of the n-th label, where the network has them.
             size: (height, width) of that image.
             mask: logits of a previous answer ``(B, P, 4 * h, 4 * w)``.
             multimask: three masks for an ambiguous prompt instead of one.
@@ -128,7 +134,8 @@ class Sam(nn.Module):
         Args:
             image: ``(B, 3, H, W)``, values in [0, 255].
             points: ``(B, P, N, 2)``, (x, y) in pixels of ``image``; without prompts one object is segmented.
-            point_labels: ``(B, P, N)``: 1 foreground, 0 background, 2 and 3 box corners, -1 not a point, -2 padding.
+            point_labels: ``(B, P, N)``: 1 foreground, 0 background, 2 and 3 box corners, -1 not a point, -2 padding,
+                4 + 2n and 5 + 2n the tokens of the n-th label, where the network has them.
 
         Returns:
             Logits ``(B, P, H, W)``, float32; the object is where they are above 0.
