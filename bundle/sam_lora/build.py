@@ -34,6 +34,14 @@ class SamLora(Sam):
 
     spec: AdapterSpec
 
+    @property
+    def cut(self) -> int:
+        """Index of the encoder's first part that is trained; its number of parts where none is.
+
+        What lies below, ``trunk(image, cut)``, stays the base's for as long as the adapter is trained.
+        """
+        return min(self.spec.layers, default=self.image_encoder.depth + 1)
+
     def trainable_names(self) -> set[str]:
         """Names of the parameters an adapter consists of."""
         names = lora_parameter_names(self)
@@ -109,7 +117,8 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
         rank: inner width of the LoRA updates, from 1 to the smaller side of the adapted layers (4).
         alpha: the updates are scaled by ``alpha / rank`` (the rank, so a scale of 1).
         targets: adapted projections, out of q, k, v, proj, mlp (q and v).
-        layers: indices of adapted attention layers, counted through the encoder, or "all" (all).
+        layers: indices of adapted attention layers, counted through the encoder; or "all"; or "late", the last stage
+            of vit_t or the last quarter of the others, which trains faster; or none where the decoder is trained (all).
         decoder: "frozen", "lora" (q and v of its attention), or "full": prompt encoder and mask decoder trained
             whole (frozen).
         image_size: pixels a side of what the encoder sees (the variant's own).
@@ -145,14 +154,15 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     rank = DEFAULT_RANK if rank is None else rank
     if alpha is not None and not alpha > 0:
         raise ValueError(f"alpha must be above 0, got {alpha}: at 0 the adapter would do nothing.")
+    decoder = _checked_decoder(decoder)
     network.spec = AdapterSpec(
         variant=variant,
         base_digest=tensors_digest(base),
         rank=rank,
         alpha=float(rank if alpha is None else alpha),
         targets=_checked_targets(targets),
-        layers=_checked_layers(network, layers),
-        decoder=_checked_decoder(decoder),
+        layers=_checked_layers(network, layers, decoder),
+        decoder=decoder,
         image_size=network.image_size,
         labels={int(value): str(name) for value, name in (labels or {}).items()},
         intensity={key: [float(v) for v in values] for key, values in (intensity or DEFAULT_INTENSITY).items()},
@@ -196,14 +206,17 @@ def _checked_targets(targets: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(t for t in TARGETS if t in chosen)
 
 
-def _checked_layers(network: SamLora, layers: Sequence[int] | str | None) -> tuple[int, ...]:
-    count = len(attention_layers(network.image_encoder))
-    if layers is None or layers == "all":
-        return tuple(range(count))
-    chosen = set(layers) if isinstance(layers, list | tuple) else set()
-    if not chosen or not chosen <= set(range(count)):
-        raise ValueError(f'layers must be "all" or a list of whole numbers from 0 to {count - 1}, got {layers!r}.')
-    return tuple(sorted(chosen))
+def _checked_layers(network: SamLora, layers: Sequence[int] | str | None, decoder: str) -> tuple[int, ...]:
+    depth, late = network.image_encoder.depth, network.image_encoder.late
+    words = {"all": range(depth), "late": range(depth - late, depth)}
+    chosen = list(words.get(layers, [-1])) if isinstance(layers, str) else range(depth) if layers is None else layers
+    if not isinstance(chosen, list | tuple | range) or not set(chosen) <= set(range(depth)):
+        raise ValueError(
+            f'layers must be "all", "late" or a list of whole numbers from 0 to {depth - 1}, got {layers!r}.'
+        )
+    if not chosen and decoder == "frozen":
+        raise ValueError("layers [] and decoder frozen leave nothing to train: give layers, or decoder lora or full.")
+    return tuple(sorted(set(chosen)))
 
 
 def _checked_decoder(decoder: str | None) -> str:

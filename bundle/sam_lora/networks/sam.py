@@ -81,7 +81,24 @@ class Sam(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Image ``(B, 3, H, W)`` in [0, 255] -> embedding ``(B, C, h, w)``; the slow half, worth caching."""
-        return self.image_encoder(self.preprocess(image).to(self.image_encoder.get_parameter("neck.0.weight").dtype))
+        return self.rest(self.trunk(image, 0), 0)
+
+    def trunk(self, image: Tensor, cut: int) -> Tensor:
+        """The lower part of :meth:`encode`: image ``(B, 3, H, W)`` in [0, 255] -> activations ``(B, ...)`` at ``cut``.
+
+        Args:
+            image: as given to :meth:`encode`.
+            cut: how many of the encoder's parts run, see :class:`sam_lora.networks.parts.EncoderInParts`.
+        """
+        return self.image_encoder.trunk(self.preprocess(image).to(self._dtype), cut)
+
+    def rest(self, activations: Tensor, cut: int) -> Tensor:
+        """The upper part of :meth:`encode`: activations at ``cut``, in any precision -> embedding ``(B, C, h, w)``."""
+        return self.image_encoder.rest(activations.to(self._dtype), cut)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.image_encoder.get_parameter("neck.0.weight").dtype
 
     def decode(
         self,
