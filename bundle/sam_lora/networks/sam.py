@@ -37,6 +37,7 @@ class Sam(nn.Module):
     Attributes:
         neighbours: whether an image's first and last channel are the slices before and after; else all are one slice,
             or a picture's colours.
+        tokens: the label values that the prompt encoder has learned tokens for, in their order.
     """
 
     pixel_mean: Tensor
@@ -50,6 +51,7 @@ class Sam(nn.Module):
         self.image_size = image_size
         self.normalization = normalization
         self.neighbours = False
+        self.tokens: tuple[int, ...] = ()
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder()
         self.mask_decoder = MaskDecoder()
