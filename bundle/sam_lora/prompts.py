@@ -18,6 +18,7 @@ from torch import Tensor
 MODES = ("no", "box", "full_box", "point", "pt_box", "mix")
 MIXED = ("box", "point", "pt_box")  # what "mix" draws from, for each object anew
 PADDING, BACKGROUND, FOREGROUND, BOX_START, BOX_END = -2, 0, 1, 2, 3
+TOKEN = 4  # the n-th label's two tokens are TOKEN + 2 * n and TOKEN + 2 * n + 1
 Point = tuple[float, float, int]  # x, y in pixels of the slice, and what the point means
 
 
@@ -137,6 +138,11 @@ def _sample_object(
 def corners(box: Sequence[float]) -> list[Point]:
     """The two points that make the prompt of a box (x0, y0, x1, y1)."""
     return [(box[0], box[1], BOX_START), (box[2], box[3], BOX_END)]
+
+
+def token(n: int) -> list[Point]:
+    """The two points that ask for the n-th label of an adapter, its labels in ascending order of their values."""
+    return [(0.0, 0.0, TOKEN + 2 * n), (0.0, 0.0, TOKEN + 2 * n + 1)]
 
 
 def click(i: int, j: int, point_label: int) -> Point:
