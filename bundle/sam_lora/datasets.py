@@ -200,7 +200,9 @@ class SliceSampler(DistributedSampler):
         self.start = 0  # samples of the next epoch that were seen before a kill
         self._weights = slice_weights(dataset.values) if balanced else None
         if slices is not None and not balanced and slices > len(dataset):
-            raise CaseError(f"slices_per_epoch is {slices} and there are {len(dataset)} slices: `--balanced True` repeats.")
+            raise CaseError(
+                f"slices_per_epoch is {slices} and there are {len(dataset)} slices: `--balanced True` repeats."
+            )
         if slices is not None:
             self.num_samples = -(-slices // self.num_replicas)
             self.total_size = self.num_samples * self.num_replicas

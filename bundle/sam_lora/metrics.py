@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics import compute_dice, compute_surface_dice
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 from torch import Tensor
 
 
@@ -36,6 +36,30 @@ def surface_dice(pred: np.ndarray, truth: np.ndarray, tolerance: float, spacing:
     steps = None if spacing is None else list(spacing)
     value = compute_surface_dice(_batch(pred), _batch(truth), [tolerance], include_background=True, spacing=steps)
     return float(value)
+
+
+def hausdorff95(pred: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None) -> float:
+    """95th percentile of the distances from each surface to the other, the larger of both directions.
+
+    Args:
+        pred: binary mask, 2D or 3D.
+        truth: binary mask of the same shape.
+        spacing: mm per step along each axis of the masks; None measures in pixels.
+
+    Returns:
+        A distance in mm or pixels; NaN where a mask is empty: there is no surface to be far from.
+    """
+    if not pred.any() or not truth.any():
+        return float("nan")
+    steps = None if spacing is None else list(spacing)
+    both = _batch(pred), _batch(truth)
+    return float(compute_hausdorff_distance(*both, include_background=True, percentile=95, spacing=steps))
+
+
+def iou(pred: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of two binary masks of one shape; NaN where both are empty."""
+    union = int((pred | truth).sum())
+    return int((pred & truth).sum()) / union if union else float("nan")
 
 
 def _batch(mask: np.ndarray) -> Tensor:

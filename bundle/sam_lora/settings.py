@@ -38,6 +38,8 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
                     "dicom_seg", "overlays"), _SWITCH),
     **dict.fromkeys(("dataset_dir", "datalist", "output_dir", "ckpt_dir", "resume", "adapter", "weights", "variant", "decoder", "prompt_mode", "image", "mask", "preset", "trunk_cache"), _TEXT),
     "optimizer_name": ("Adam, AdamW or another optimizer of torch.optim", lambda v: type(v) is str and hasattr(torch.optim, v)),
+    "max_clicks": ("a whole number from 0 to 10", lambda v: type(v) is int and 0 <= v <= 10),
+    "protocols": ("a list of protocols, like ['jittered_box','clicks_1']", lambda v: isinstance(v, str | list | tuple)),
     "axis": ("0, 1 or 2, the axis of the slices", lambda v: type(v) is int and 0 <= v <= 2),
     "task_name": ("a name without slashes", lambda v: type(v) is str and v != "" and "/" not in v),
     "intensity": ('like {"window": [40, 400]} or {"percentiles": [0.5, 99.5]}', lambda v: isinstance(v, Mapping)),

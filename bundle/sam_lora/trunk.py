@@ -116,5 +116,7 @@ def trunk_cache(network: SamLora, where: str | None, augment: bool) -> TrunkCach
     if not where:
         return None
     if augment:
-        raise ValueError("trunk_cache keeps what images become, and augment alters them each time: give one of the two.")
+        raise ValueError(
+            "trunk_cache keeps what images become, and augment alters them each time: give one of the two."
+        )
     return TrunkCache(network, folder=None if where == "memory" else where)

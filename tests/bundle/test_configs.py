@@ -207,26 +207,33 @@ def test_the_sentence_names_the_case(tmp_path, dataset_dir):
 
 def test_evaluation_measures_cases_and_labels_and_calls_its_boxes_an_oracle(tmp_path, dataset_dir):
     adapter = train(tmp_path, dataset_dir) / "adapter_best.safetensors"
-    folder = execute(
-        [TRAIN, EVALUATE], "train", tmp_path / "evaluation", dataset_dir=str(dataset_dir), adapter=str(adapter),
-        prompt_mode="box", save_masks=True, device="cpu", tolerance=2.0,
-    )  # fmt: skip
+    options = {"dataset_dir": str(dataset_dir), "adapter": str(adapter), "device": "cpu", "tolerance": 2.0,
+               "protocols": ["oracle_box", "clicks_1", "propagated"], "max_clicks": 2}  # fmt: skip
+    folder = execute([TRAIN, EVALUATE], "train", tmp_path / "evaluation", save_masks=True, **options)
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["prompts_from"] == "ground truth (oracle)"
-    assert [(r["case"], r["label"], r["unit"], r["tolerance"]) for r in metrics["rows"]] == [
-        ("test_case0", "bar", "mm", 2.0), ("test_case0", "block", "mm", 2.0),
-    ]  # fmt: skip
-    assert metrics["mean_dice"]["interval"] is None  # one patient says nothing about others
-    lines = (folder / "metrics.csv").read_text().splitlines()
-    assert lines[0] == "case,patient,label,slices,dice,surface_dice,tolerance,unit,mean_slice_dice"
-    assert len(lines) == 3
-    assert (folder / "overlays" / "test_case0.png").stat().st_size > 1000
-    mask = nibabel.load(folder / "masks" / "test_case0.nii.gz")
+    assert metrics["prompts_from"].startswith("ground truth (oracle)")
+    assert [(r["protocol"], r["case"], r["label"], r["unit"], r["tolerance"]) for r in metrics["rows"]] == [
+        (protocol, "test_case0", label, "mm", 2.0) for protocol in options["protocols"] for label in ("bar", "block")
+    ]
+    oracle = metrics["protocols"]["oracle_box"]
+    assert oracle["all"]["mean_dice"]["interval"] is None  # one patient says nothing about others
+    assert oracle["labels"]["bar"]["mean_dice"]["value"] == metrics["rows"][0]["dice"]
+    assert set(metrics["reliability"]) == {"pooled", "oracle_box", "clicks_1"}
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 7
+    assert len((folder / "objects.csv").read_text().splitlines()) == 1 + 3 * 7
+    page = (folder / "report.html").read_text()
+    assert all(text in page for text in ("oracle", "propagated", "test_case0", "data:image/png"))
+    mask = nibabel.load(folder / "masks" / "oracle_box" / "test_case0.nii.gz")
     assert np.allclose(np.abs(np.diag(mask.affine))[:3], [0.8, 0.8, 2.0])
     _, label = phantom(seed=10)
     predicted = np.asanyarray(mask.dataobj).T == 1
     dice = 2 * (predicted & (label == 1)).sum() / (predicted.sum() + (label == 1).sum())
     assert metrics["rows"][0]["dice"] == pytest.approx(dice, abs=1e-6)
+    with pytest.raises(RuntimeError, match="Failed to") as error:
+        execute([TRAIN, EVALUATE], "train", tmp_path / "refused", **{**options, "protocols": ["clicks_1", "boxes"]})
+    assert "protocols must be out of oracle_box, jittered_box, clicks_1 to clicks_10, propagated" in str(
+        chain(error.value)
+    )
 
 
 def test_inference_writes_masks_on_the_images_grid(tmp_path, dataset_dir):

@@ -146,7 +146,9 @@ def test_labels_that_may_be_absent_are_objects_of_every_slice(dataset_dir):
     assert sample["values"].tolist() == [1, 2]
     assert sample["label"][0].any() and not sample["label"][1].any()  # noqa: PT018
     assert sample["point_labels"][1].tolist() == [6, 7]  # the second label's tokens
-    chosen = dataset(dataset_dir, absent=[1, 2], labels={1: "bar", 2: "block"}, label="block", transform=token_transform())
+    chosen = dataset(
+        dataset_dir, absent=[1, 2], labels={1: "bar", 2: "block"}, label="block", transform=token_transform()
+    )
     assert chosen[0]["values"].tolist() == [2]  # nobody asks for the other one, which was blanked out
 
 

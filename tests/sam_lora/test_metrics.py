@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from sam_lora.evaluation import summarize
 from sam_lora.metrics import bootstrap_interval, dice, nan_mean, objects_as_batch, surface_dice
 
 
@@ -72,14 +71,3 @@ def test_objects_become_items_of_their_own():
     pred, label = objects_as_batch(output)
     assert [p.tolist() for p in pred] == [[[[1.0]]], [[[0.0]]], [[[1.0]]]]
     assert len(label) == 3
-
-
-def test_object_and_volume_means_weigh_differently():
-    rows = [
-        {"patient": "a", "label": "x", "slices": 1, "dice": 0.0, "surface_dice": 0.0, "mean_slice_dice": 0.0},
-        {"patient": "b", "label": "y", "slices": 3, "dice": 1.0, "surface_dice": 1.0, "mean_slice_dice": 1.0},
-    ]
-    summary = summarize(rows)
-    assert summary["mean_dice"]["value"] == 0.5
-    assert summary["mean_object_dice"]["value"] == 0.75
-    assert summary["labels"]["y"]["mean_dice"] == {"value": 1.0, "interval": None}

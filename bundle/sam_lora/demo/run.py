@@ -66,10 +66,10 @@ def _evaluate(data: Path, runs: Path, adapter: Path | None) -> tuple[dict[str, f
     """Mean Dice per object, by structure and over all, and the predicted label map ``(K, H, W)``."""
     given = {} if adapter is None else {"adapter": str(adapter)}
     folder = _run(["train.json", "evaluate.json"], data, runs, "evaluation", every=3, save_masks=True, **given)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    dice = {label: part["mean_object_dice"]["value"] for label, part in metrics["labels"].items()}
-    mask = np.asanyarray(nibabel.load(folder / "masks" / "icbm2009c.nii.gz").dataobj)
-    return {**dice, "mean": metrics["mean_object_dice"]["value"]}, mask.T
+    found = json.loads((folder / "metrics.json").read_text())["protocols"]["jittered_box"]
+    dice = {label: part["mean_object_dice"]["value"] for label, part in found["labels"].items()}
+    mask = np.asanyarray(nibabel.load(folder / "masks" / "jittered_box" / "icbm2009c.nii.gz").dataobj)
+    return {**dice, "mean": found["all"]["mean_object_dice"]["value"]}, mask.T
 
 
 def _run(configs: list[str], data: Path, runs: Path, task: str, **overrides: Any) -> Path:
