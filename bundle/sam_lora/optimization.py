@@ -112,7 +112,7 @@ class GradientsReady:
             average_gradients(self._trained())
         if self.max_norm:
             if getattr(engine, "scaler", None) is not None:
-                engine.scaler.unscale_(self.optimizer)  # type: ignore[attr-defined]
+                engine.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._trained(), self.max_norm)
 
 

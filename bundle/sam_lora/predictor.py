@@ -185,7 +185,7 @@ class Predictor:
             raise PromptError(f"label {label!r} has no tokens in this network: give points, boxes or a mask.")
         return token(tokens.index(value))
 
-    def _on_one_slice(  # noqa: PLR0913  what predict is given
+    def _on_one_slice(
         self, points: Any, point_labels: Any, boxes: Any, mask: Any, k: int | None, label: str | int | None
     ) -> tuple[list[list[Point]], int]:
         volume = self.volume

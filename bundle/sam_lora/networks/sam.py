@@ -83,7 +83,7 @@ class Sam(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Image ``(B, 3, H, W)`` in [0, 255] -> embedding ``(B, C, h, w)``; the slow half, worth caching."""
-        return self.rest(self.trunk(image, 0), 0)
+        return self.image_encoder(self.preprocess(image).to(self._dtype))
 
     def trunk(self, image: Tensor, cut: int) -> Tensor:
         """The lower part of :meth:`encode`: image ``(B, 3, H, W)`` in [0, 255] -> activations ``(B, ...)`` at ``cut``.
