@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sam_lora.build import DEFAULT_VARIANT, write_zero_model
+from sam_lora.build import write_zero_model
 from sam_lora.cli import run
+from sam_lora.spec import DEFAULT_VARIANT
 from sam_lora.weights import (
     CHECKPOINTS,
     MODELS_DIR,

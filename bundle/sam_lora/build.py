@@ -11,16 +11,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sam_lora.adapter import DEFAULT_INTENSITY, Adapter, AdapterError, AdapterSpec, check_adapter, read_adapter
+from sam_lora.adapter import Adapter, AdapterError, AdapterSpec, check_adapter, read_adapter
 from sam_lora.files import write_aside
 from sam_lora.lora import inject_lora, lora_parameter_names, merge_lora
 from sam_lora.networks import Sam, look_up_variant, tiny_vit
 from sam_lora.networks import image_encoder as vit
+from sam_lora.spec import DEFAULT_VARIANT, agree, make_spec
 from sam_lora.weights import MODELS_DIR, WeightsError, find_weights, load_weights, tensors_digest
-
-TARGETS = ("q", "k", "v", "proj", "mlp")
-DECODER_MODES = ("frozen", "lora", "full")
-DEFAULT_VARIANT, DEFAULT_RANK, DEFAULT_TARGETS, DEFAULT_DECODER = "vit_t", 4, ("q", "v"), "frozen"
 
 logger = logging.getLogger(__name__)
 
@@ -138,37 +135,17 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
         ValueError: naming the argument, the rule and the value; also WeightsError and AdapterError, which are ones.
     """
     given = None if not adapter else read_adapter(Path(adapter))
-    if given is not None:
-        known = given.spec
-        variant, rank, alpha = _agreed(variant, known.variant), _agreed(rank, known.rank), _agreed(alpha, known.alpha)
-        targets, layers = _agreed(targets, known.targets), _agreed(layers, known.layers)
-        decoder, image_size = _agreed(decoder, known.decoder), _agreed(image_size, known.image_size)
-        labels = known.labels | {int(value): str(name) for value, name in (labels or {}).items()}
-        intensity = intensity or known.intensity
-        neighbours = _agreed(neighbours, known.neighbours)
-    variant = variant or DEFAULT_VARIANT
+    asked = {"variant": variant, "rank": rank, "alpha": alpha, "targets": targets, "layers": layers, "decoder": decoder,
+             "image_size": image_size, "labels": labels, "intensity": intensity, "tokens": tokens,
+             "neighbours": neighbours}  # fmt: skip
+    wanted = agree(asked, given)
+    variant = wanted["variant"] = wanted["variant"] or DEFAULT_VARIANT
     row = look_up_variant(variant)
-    network = SamLora(row.encoder(), row.image_size if image_size is None else image_size, row.normalization)
+    size = row.image_size if wanted["image_size"] is None else wanted["image_size"]
+    network = SamLora(row.encoder(), size, row.normalization)
     base = load_weights(Path(weights) if weights else find_weights(variant), variant)
     _load_base(network, base, variant)
-    rank = DEFAULT_RANK if rank is None else rank
-    if alpha is not None and not alpha > 0:
-        raise ValueError(f"alpha must be above 0, got {alpha}: at 0 the adapter would do nothing.")
-    decoder = _checked_decoder(decoder)
-    network.spec = AdapterSpec(
-        variant=variant,
-        base_digest=tensors_digest(base),
-        rank=rank,
-        alpha=float(rank if alpha is None else alpha),
-        targets=_checked_targets(targets),
-        layers=_checked_layers(network, layers, decoder),
-        decoder=decoder,
-        image_size=network.image_size,
-        labels={int(value): str(name) for value, name in (labels or {}).items()},
-        intensity={key: [float(v) for v in values] for key, values in (intensity or DEFAULT_INTENSITY).items()},
-        tokens=_checked_tokens(tokens, labels, given),
-        neighbours=bool(neighbours),
-    )
+    network.spec = make_spec(wanted, network, tensors_digest(base))
     _inject(network)
     if network.spec.tokens:
         network.prompt_encoder.add_label_tokens(len(network.spec.tokens), network.image_size)
@@ -184,11 +161,6 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     return network
 
 
-def _agreed(mine: Any, theirs: Any) -> Any:
-    """The adapter's value where none is given; a given one is compared later, with a sentence that names both."""
-    return theirs if mine is None else mine
-
-
 def _load_base(network: SamLora, base: dict[str, Tensor], variant: str) -> None:
     own = network.state_dict()
     for name in sorted(own.keys() ^ base.keys()):
@@ -197,43 +169,6 @@ def _load_base(network: SamLora, base: dict[str, Tensor], variant: str) -> None:
         if own[name].shape != tensor.shape:
             raise WeightsError(f"{name} has shape {tuple(tensor.shape)}, {variant} wants {tuple(own[name].shape)}.")
     network.load_state_dict(base)
-
-
-def _checked_targets(targets: Sequence[str] | None) -> tuple[str, ...]:
-    chosen = DEFAULT_TARGETS if targets is None else tuple(targets)
-    if not chosen or not isinstance(chosen, tuple) or isinstance(targets, str) or not set(chosen) <= set(TARGETS):
-        raise ValueError(f"targets must be a list out of {', '.join(TARGETS)}, got {targets!r}.")
-    return tuple(t for t in TARGETS if t in chosen)
-
-
-def _checked_layers(network: SamLora, layers: Sequence[int] | str | None, decoder: str) -> tuple[int, ...]:
-    depth, late = network.image_encoder.depth, network.image_encoder.late
-    words = {"all": range(depth), "late": range(depth - late, depth)}
-    chosen = list(words.get(layers, [-1])) if isinstance(layers, str) else range(depth) if layers is None else layers
-    if not isinstance(chosen, list | tuple | range) or not set(chosen) <= set(range(depth)):
-        raise ValueError(
-            f'layers must be "all", "late" or a list of whole numbers from 0 to {depth - 1}, got {layers!r}.'
-        )
-    if not chosen and decoder == "frozen":
-        raise ValueError("layers [] and decoder frozen leave nothing to train: give layers, or decoder lora or full.")
-    return tuple(sorted(set(chosen)))
-
-
-def _checked_decoder(decoder: str | None) -> str:
-    mode = DEFAULT_DECODER if decoder is None else decoder
-    if mode not in DECODER_MODES:
-        raise ValueError(f"decoder must be one of {', '.join(DECODER_MODES)}, got {decoder!r}.")
-    return mode
-
-
-def _checked_tokens(tokens: bool | None, labels: Mapping[Any, str] | None, given: Adapter | None) -> tuple[int, ...]:
-    if given is not None:
-        if tokens and not given.spec.tokens:
-            raise AdapterError("tokens are wanted and the adapter has none: train a new adapter with `--tokens True`.")
-        return given.spec.tokens
-    if tokens and not labels:
-        raise ValueError('tokens belong to named labels: name them in the datalist, {"labels": {"1": "spleen"}}.')
-    return tuple(sorted(map(int, labels))) if tokens and labels else ()
 
 
 def attention_layers(encoder: nn.Module) -> list[str]:

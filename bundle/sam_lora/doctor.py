@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from sam_lora.adapter import AdapterError, read_adapter
-from sam_lora.build import DEFAULT_VARIANT
 from sam_lora.settings import find_device
+from sam_lora.spec import DEFAULT_VARIANT
 from sam_lora.weights import CHECKPOINTS, MODELS_DIR, WeightsError, find_weights, read_seal, verify_weights
 
 PACKAGES = {

@@ -189,7 +189,7 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(tmp_path):
         ({"layers": "early"}, "layers must be .* got 'early'"),
         (
             {"layers": []},
-            r"layers \[\] and decoder frozen leave nothing to train: give layers, or decoder lora or full",
+            r"layers \[\] and decoder frozen leave nothing to train: give layers, decoder lora or full, or tokens",
         ),
         ({"alpha": 0}, "alpha must be above 0, got 0"),
         ({"decoder": "half"}, "decoder must be one of frozen, lora, full, got 'half'"),
