@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import data, encoder, volume
+from benchmarks import data, encoder, train, volume
 from sam_lora.cli import run
 
 if __name__ == "__main__":
@@ -11,8 +11,10 @@ if __name__ == "__main__":
             "encoder": encoder.encoder,
             "data": data.data,
             "volume": volume.volume,
+            "train": train.train,
             # what the sections start in processes of their own
             "worker": encoder.worker,
+            "train_worker": train.train_worker,
             "prepare": data.prepare,
             "long_volume": volume.long_volume,
         },

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import resource
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from json import loads
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.turns import in_turns, serve
 from sam_lora.build import build_sam_lora
 from sam_lora.files import write_json
 from sam_lora.networks import build_sam
 from sam_lora.weights import find_weights, load_tensors
 
-COMMAND = Path(__file__).parents[1] / "benchmark.py"
 # comparison -> ours, reference
 ENCODERS = {
     "vit_b 1024 px fp32": ("ours vit_b fp32", "segment-anything vit_b fp32"),
@@ -41,7 +36,7 @@ def encoder(rounds: int = 5, json: str | None = None) -> None:
     )
     figures: dict[str, Any] = {"matrix_gflops": rates}
     for title, pair in ENCODERS.items():
-        ours, reference = _in_turns(pair, rounds)
+        ours, reference = in_turns([["worker", name] for name in pair], rounds + 1, skipped=1)
         figures[title] = {
             "seconds": [ours["seconds"], reference["seconds"]],
             "speed_ratio": reference["seconds"] / ours["seconds"],
@@ -68,53 +63,14 @@ def _matrix_rate(dtype: torch.dtype) -> float:
     return 2 * 2048**3 / min(seconds[1:]) / 1e9
 
 
-def _in_turns(subjects: tuple[str, str], rounds: int) -> list[dict[str, float]]:
-    """Median seconds and peak memory of two subjects that run A B A B."""
-    workers = [
-        subprocess.Popen(  # noqa: S603  our own script
-            [sys.executable, str(COMMAND), "worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for name in subjects
-    ]
-    seconds: list[list[float]] = [[] for _ in workers]
-    for _ in range(rounds + 1):
-        for worker, times in zip(workers, seconds, strict=True):
-            times.append(loads(_ask(worker, "pass\n")))
-    results = []
-    for worker, times in zip(workers, seconds, strict=True):
-        results.append({"seconds": statistics.median(times[1:]), "peak_gb": loads(_ask(worker, "peak\n"))})
-        worker.communicate("end\n")
-    return results
-
-
-def _ask(worker: subprocess.Popen[str], question: str) -> str:
-    if worker.stdin is None or worker.stdout is None:
-        raise ValueError("a worker must have been started with pipes.")
-    worker.stdin.write(question)
-    worker.stdin.flush()
-    answer = worker.stdout.readline()
-    if not answer:
-        raise ValueError(f"{' '.join(map(str, worker.args[2:]))} ended: see its message above.")  # type: ignore[index]
-    return answer
-
-
 def worker(subject: str) -> None:
-    """Serve one side of a comparison to a parent process: "pass" times one pass, "peak" tells the memory.
+    """Serve one side of a comparison to a parent process: each turn is one pass.
 
     Args:
         subject: named in the table of comparisons.
     """
     torch.set_grad_enabled(False)
-    encode = SUBJECTS[subject]()
-    for line in sys.stdin:
-        if line == "pass\n":
-            started = time.perf_counter()
-            encode()
-            print(time.perf_counter() - started, flush=True)
-        elif line == "peak\n":
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, flush=True)
-        else:
-            break
+    serve({"turn": SUBJECTS[subject]()})
 
 
 def _ours_vit_b(dtype: torch.dtype) -> Callable[[], Any]:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam_lora.networks.layers import MLPBlock, from_windows, neck, padded, to_windows, wants_grad
+from sam_lora.networks.attention import attend
+from sam_lora.networks.layers import MLPBlock, from_windows, neck, padded, to_windows
 from sam_lora.networks.parts import EncoderInParts
-
-QUERY_CHUNK = 1024  # queries per step of the chunked attention: 16 MB of bias at 4096 keys; 512 and 4096 were slower
 
 
 class PatchEmbed(nn.Module):
@@ -43,47 +42,6 @@ def relative_table(rel_pos: Tensor, length: int) -> Tensor:
         rel_pos = F.interpolate(rel_pos.T[None], size=2 * length - 1, mode="linear")[0].T
     position = torch.arange(length, device=rel_pos.device)
     return rel_pos[position[:, None] - position[None, :] + length - 1]
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-    """Attention with SAM's decomposed relative positions, without a score matrix of all queries and keys.
-
-    The bias of query q and key (y, x) is ``rel_h[q, y] + rel_w[q, x]``, a dot product of ``[rel_h, rel_w]`` with two
-    one-hot vectors, so appending those to query and key makes it plain attention, exactly. The values are padded to
-    the longer width because fused kernels want equal widths. On a CPU without gradients the bias of a few
-    queries of one head at a time is cheaper than the longer dot product, once there are many keys.
-
-    Args:
-        q: queries ``(B, heads, h * w, d)``; k and v have the same shape, keys in row-major order.
-        k: keys.
-        v: values.
-        rel_h: ``(B, heads, h * w, h)``, the query's affinity to each key row.
-        rel_w: ``(B, heads, h * w, w)``, the query's affinity to each key column.
-
-    Returns:
-        ``(B, heads, h * w, d)``.
-    """
-    height, width, channels = rel_h.shape[-1], rel_w.shape[-1], q.shape[-1]
-    in_chunks = q.device.type == "cpu" and height * width > QUERY_CHUNK and not wants_grad(q, k, v, rel_h, rel_w)
-    if in_chunks and not torch.compiler.is_compiling():  # torch.export would unroll the loop: 48 steps a layer
-        return _attend_in_chunks(q, k, v, rel_h, rel_w)
-    rows = torch.eye(height, dtype=q.dtype, device=q.device).repeat_interleave(width, 0)
-    columns = torch.eye(width, dtype=q.dtype, device=q.device).repeat(height, 1)
-    one_hot = torch.cat([rows, columns], -1).expand(*k.shape[:2], -1, -1)
-    query = torch.cat([q * channels**-0.5, rel_h, rel_w], -1)
-    key = torch.cat([k, one_hot], -1)
-    return F.scaled_dot_product_attention(query, key, F.pad(v, (0, height + width)), scale=1.0)[..., :channels]
-
-
-def _attend_in_chunks(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-    out = torch.empty_like(q)
-    for head in range(q.shape[1]):
-        keys, values = k[:, head : head + 1], v[:, head : head + 1]
-        for start in range(0, q.shape[2], QUERY_CHUNK):
-            part = (slice(None), slice(head, head + 1), slice(start, start + QUERY_CHUNK))
-            bias = (rel_h[part][..., :, None] + rel_w[part][..., None, :]).flatten(-2)
-            out[part] = F.scaled_dot_product_attention(q[part], keys, values, attn_mask=bias)
-    return out
 
 
 class Attention(nn.Module):

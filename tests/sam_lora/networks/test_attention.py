@@ -1,0 +1,61 @@
+"""Attention with relative positions: plain softmax of scores and biases, its gradients, whatever the way of computing."""
+
+import pytest
+import torch
+
+from sam_lora.networks import attention
+from sam_lora.networks.attention import attend
+
+
+def inputs(batch=2, heads=3, height=3, width=4, channels=5, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(batch, heads, height * width, n) for n in (channels, channels, channels, height, width)]
+    return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+def plain(q, k, v, rel_h, rel_w):
+    bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
+    return (q @ k.mT * q.shape[-1] ** -0.5 + bias).softmax(-1) @ v
+
+
+@pytest.fixture(params=[1, 40, 300, 1 << 20], ids="scores {} a step".format)
+def steps(request, monkeypatch):
+    """One query, a few, a few heads, everything at once."""
+    monkeypatch.setattr(attention, "FORWARD", request.param)
+    monkeypatch.setattr(attention, "BACKWARD", request.param)
+
+
+def test_output_and_all_gradients_are_those_of_plain_attention(steps):
+    tensors = inputs()
+    weight = torch.randn_like(tensors[0])
+    found, expected = attend(*tensors), plain(*tensors)
+    assert torch.allclose(found, expected)
+    for mine, theirs in zip(
+        torch.autograd.grad((found * weight).sum(), tensors),
+        torch.autograd.grad((expected * weight).sum(), tensors),
+        strict=True,
+    ):
+        assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-5)  # float32 inside
+
+
+@torch.no_grad()
+def test_few_and_many_keys_without_gradients(steps, monkeypatch):
+    tensors = inputs()
+    assert torch.allclose(attend(*tensors), plain(*tensors))
+    monkeypatch.setattr(attention, "MANY_KEYS", 1)
+    assert torch.allclose(attend(*tensors), plain(*tensors))
+
+
+def test_bfloat16_gradients_are_summed_in_float32():
+    tensors = inputs(dtype=torch.bfloat16)
+    exact = [tensor.detach().float().requires_grad_() for tensor in tensors]
+    expected = torch.autograd.grad(plain(*exact).square().sum(), exact)
+    for mine, theirs in zip(torch.autograd.grad(attend(*tensors).square().sum(), tensors), expected, strict=True):
+        assert mine.dtype == torch.bfloat16
+        assert (mine - theirs).norm() / theirs.norm() < 0.02
+
+
+def test_part_of_the_gradients_may_be_wanted_alone():
+    q, *others = inputs()
+    attend(q, *(t.detach() for t in others)).sum().backward()
+    assert q.grad is not None
