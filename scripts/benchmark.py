@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import data, encoder, volume
+from benchmarks import data, encoder, learning, volume
 from sam_lora.cli import run
 
 if __name__ == "__main__":
@@ -11,6 +11,7 @@ if __name__ == "__main__":
             "encoder": encoder.encoder,
             "data": data.data,
             "volume": volume.volume,
+            "learning": learning.learning,
             # what the sections start in processes of their own
             "worker": encoder.worker,
             "prepare": data.prepare,
