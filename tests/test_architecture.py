@@ -70,6 +70,7 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
     "weights": {"torch", "safetensors", "sam_lora.download", "sam_lora.files", "sam_lora.networks"},
     "adapter": {"torch", "safetensors", "sam_lora", "sam_lora.files", "sam_lora.weights"},
     "build": {"torch", "sam_lora.adapter", "sam_lora.files", "sam_lora.lora", "sam_lora.networks", "sam_lora.weights"},
+    "trunk": {"torch", "safetensors", "sam_lora.build", "sam_lora.cache", "sam_lora.files", "sam_lora.weights"},
     "export": {
         "torch",
         "onnx",

@@ -20,7 +20,7 @@ from sam_lora import __version__
 from sam_lora.files import write_aside
 from sam_lora.weights import tensors_digest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 knew no label tokens and no neighbouring slices; its files still load
 DEFAULT_INTENSITY = {"percentiles": [0.5, 99.5]}  # of raw intensities; what is uint8 already stays as it is
 METADATA_KEY = "sam_lora_adapter"
 
@@ -45,6 +45,8 @@ class AdapterSpec:
         labels: value -> name of the labels it was trained on; empty where the data named none.
         intensity: how raw intensities became [0, 255]: ``{"percentiles": [0.5, 99.5]}`` or
             ``{"window": [level, width]}``.
+        tokens: the label values that have learned tokens, which segment them without a prompt, in the tokens' order.
+        neighbours: whether the network sees the slices before and after as its other two channels.
     """
 
     variant: str
@@ -57,6 +59,8 @@ class AdapterSpec:
     image_size: int
     labels: dict[int, str] = field(default_factory=dict)
     intensity: dict[str, list[float]] = field(default_factory=dict)
+    tokens: tuple[int, ...] = ()
+    neighbours: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As a dictionary that JSON can hold."""
@@ -65,8 +69,8 @@ class AdapterSpec:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> AdapterSpec:
         """From :meth:`to_json`."""
-        values = {f.name: content[f.name] for f in dataclasses.fields(AdapterSpec)}
-        values |= {"targets": tuple(values["targets"]), "layers": tuple(values["layers"])}
+        values = dict(content)
+        values |= {name: tuple(values.get(name, ())) for name in ("targets", "layers", "tokens")}
         values["labels"] = {int(value): name for value, name in values["labels"].items()}
         return AdapterSpec(**values)
 
@@ -147,9 +151,9 @@ def read_adapter(path: Path) -> Adapter:
         raise AdapterError(
             f"{path} was altered after it was written: what it says of itself cannot be read."
         ) from error
-    if version != FORMAT_VERSION:
+    if version not in range(1, FORMAT_VERSION + 1):
         raise AdapterError(
-            f"{path} has format version {version}, this code reads version {FORMAT_VERSION}: update the code."
+            f"{path} has format version {version}, this code reads versions 1 to {FORMAT_VERSION}: update the code."
         )
     if metadata.get("seal") != _seal(metadata[METADATA_KEY], tensors):
         raise AdapterError(f"{path} was altered after it was written: its content does not match its seal.")

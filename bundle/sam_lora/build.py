@@ -34,9 +34,19 @@ class SamLora(Sam):
 
     spec: AdapterSpec
 
+    @property
+    def cut(self) -> int:
+        """Index of the encoder's first part that is trained; its number of parts where none is.
+
+        What lies below, ``trunk(image, cut)``, stays the base's for as long as the adapter is trained.
+        """
+        return min(self.spec.layers, default=self.image_encoder.depth + 1)
+
     def trainable_names(self) -> set[str]:
         """Names of the parameters an adapter consists of."""
         names = lora_parameter_names(self)
+        if self.spec.tokens:
+            names.add("prompt_encoder.label_tokens.weight")
         if self.spec.decoder == "full":
             names |= {n for n, _ in self.named_parameters() if n.startswith(("prompt_encoder.", "mask_decoder."))}
         return names
@@ -76,6 +86,7 @@ class SamLora(Sam):
         merge_lora(network)
         plain = Sam(network.image_encoder, network.image_size, network.normalization)
         plain.prompt_encoder, plain.mask_decoder = network.prompt_encoder, network.mask_decoder
+        plain.neighbours = network.neighbours
         return plain.requires_grad_(False).eval().to(network.pixel_mean.device)
 
 
@@ -91,7 +102,10 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     intensity: Mapping[str, Sequence[float]] | None = None,
     adapter: str | None = None,
     weights: str | None = None,
+    tokens: bool | None = None,
+    neighbours: bool | None = None,
     gradient_checkpointing: bool = False,
+    compile: bool = False,  # noqa: A002  the name of the setting
 ) -> SamLora:
     """Build the network: base weights, LoRA at its start (identity), or an adapter.
 
@@ -103,15 +117,19 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
         rank: inner width of the LoRA updates, from 1 to the smaller side of the adapted layers (4).
         alpha: the updates are scaled by ``alpha / rank`` (the rank, so a scale of 1).
         targets: adapted projections, out of q, k, v, proj, mlp (q and v).
-        layers: indices of adapted attention layers, counted through the encoder, or "all" (all).
+        layers: indices of adapted attention layers, counted through the encoder; or "all"; or "late", the last stage
+            of vit_t or the last quarter of the others, which trains faster; or none where the decoder is trained (all).
         decoder: "frozen", "lora" (q and v of its attention), or "full": prompt encoder and mask decoder trained
             whole (frozen).
         image_size: pixels a side of what the encoder sees (the variant's own).
         labels: value -> name.
         intensity: ``{"percentiles": [low, high]}`` or ``{"window": [level, width]}`` (0.5 and 99.5 percent).
         adapter: path of an adapter file.
+        tokens: give each label learned tokens, which segment it without a prompt (no).
+        neighbours: show the network the slices before and after as its other two channels (no).
         weights: path of the base checkpoint (found by :func:`sam_lora.weights.find_weights`).
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
+        compile: hand the image encoder to ``torch.compile``.
 
     Returns:
         The network in training mode; only the adapter's parameters require gradients.
@@ -127,6 +145,7 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
         decoder, image_size = _agreed(decoder, known.decoder), _agreed(image_size, known.image_size)
         labels = known.labels | {int(value): str(name) for value, name in (labels or {}).items()}
         intensity = intensity or known.intensity
+        neighbours = _agreed(neighbours, known.neighbours)
     variant = variant or DEFAULT_VARIANT
     row = look_up_variant(variant)
     network = SamLora(row.encoder(), row.image_size if image_size is None else image_size, row.normalization)
@@ -135,22 +154,30 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     rank = DEFAULT_RANK if rank is None else rank
     if alpha is not None and not alpha > 0:
         raise ValueError(f"alpha must be above 0, got {alpha}: at 0 the adapter would do nothing.")
+    decoder = _checked_decoder(decoder)
     network.spec = AdapterSpec(
         variant=variant,
         base_digest=tensors_digest(base),
         rank=rank,
         alpha=float(rank if alpha is None else alpha),
         targets=_checked_targets(targets),
-        layers=_checked_layers(network, layers),
-        decoder=_checked_decoder(decoder),
+        layers=_checked_layers(network, layers, decoder),
+        decoder=decoder,
         image_size=network.image_size,
         labels={int(value): str(name) for value, name in (labels or {}).items()},
         intensity={key: [float(v) for v in values] for key, values in (intensity or DEFAULT_INTENSITY).items()},
+        tokens=_checked_tokens(tokens, labels, given),
+        neighbours=bool(neighbours),
     )
     _inject(network)
+    if network.spec.tokens:
+        network.prompt_encoder.add_label_tokens(len(network.spec.tokens), network.image_size)
     if given is not None:
         network.load_adapter(given, Path(str(adapter)))
+    network.neighbours = network.spec.neighbours
     network.image_encoder.gradient_checkpointing = gradient_checkpointing
+    if compile:
+        network.image_encoder.compile()
     trainable = network.trainable_names()
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in trainable)
@@ -179,14 +206,17 @@ def _checked_targets(targets: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(t for t in TARGETS if t in chosen)
 
 
-def _checked_layers(network: SamLora, layers: Sequence[int] | str | None) -> tuple[int, ...]:
-    count = len(attention_layers(network.image_encoder))
-    if layers is None or layers == "all":
-        return tuple(range(count))
-    chosen = set(layers) if isinstance(layers, list | tuple) else set()
-    if not chosen or not chosen <= set(range(count)):
-        raise ValueError(f'layers must be "all" or a list of whole numbers from 0 to {count - 1}, got {layers!r}.')
-    return tuple(sorted(chosen))
+def _checked_layers(network: SamLora, layers: Sequence[int] | str | None, decoder: str) -> tuple[int, ...]:
+    depth, late = network.image_encoder.depth, network.image_encoder.late
+    words = {"all": range(depth), "late": range(depth - late, depth)}
+    chosen = list(words.get(layers, [-1])) if isinstance(layers, str) else range(depth) if layers is None else layers
+    if not isinstance(chosen, list | tuple | range) or not set(chosen) <= set(range(depth)):
+        raise ValueError(
+            f'layers must be "all", "late" or a list of whole numbers from 0 to {depth - 1}, got {layers!r}.'
+        )
+    if not chosen and decoder == "frozen":
+        raise ValueError("layers [] and decoder frozen leave nothing to train: give layers, or decoder lora or full.")
+    return tuple(sorted(set(chosen)))
 
 
 def _checked_decoder(decoder: str | None) -> str:
@@ -194,6 +224,16 @@ def _checked_decoder(decoder: str | None) -> str:
     if mode not in DECODER_MODES:
         raise ValueError(f"decoder must be one of {', '.join(DECODER_MODES)}, got {decoder!r}.")
     return mode
+
+
+def _checked_tokens(tokens: bool | None, labels: Mapping[Any, str] | None, given: Adapter | None) -> tuple[int, ...]:
+    if given is not None:
+        if tokens and not given.spec.tokens:
+            raise AdapterError("tokens are wanted and the adapter has none: train a new adapter with `--tokens True`.")
+        return given.spec.tokens
+    if tokens and not labels:
+        raise ValueError('tokens belong to named labels: name them in the datalist, {"labels": {"1": "spleen"}}.')
+    return tuple(sorted(map(int, labels))) if tokens and labels else ()
 
 
 def attention_layers(encoder: nn.Module) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +23,7 @@ IGNORED = -1.0  # label of an object that is there only to fill a batch
 
 
 class SliceDataset(Dataset):
-    """Every slice that holds an object, as one sample with all its objects.
+    """Every slice that holds an object, as one sample with all its objects; with ``absent`` every slice.
 
     A sample's randomness depends on the seed, the epoch and its own place, and on nothing drawn before: the same
     sample comes out with any number of workers, and after a resumed run.
@@ -39,10 +39,14 @@ class SliceDataset(Dataset):
         prompt_mode: refused here where it cannot work with these labels.
         seed: start of all randomness.
         every: take every n-th of the slices.
+        absent: label values that are objects of every slice, to come back empty where they are not there; with any,
+            every slice is a sample.
+        neighbours: the slices before and after are the first and last channel, instead of three times the same.
         cache_bytes: how many bytes of decoded volumes stay in memory.
 
     Attributes:
         places: (case, slice) of every sample.
+        values: label values in each of them, of ``min_pixels`` or more.
         present: label values in the cases.
         empty: cases without an object.
         contents: digest of each case.
@@ -63,24 +67,24 @@ class SliceDataset(Dataset):
         prompt_mode: str = "pt_box",
         seed: int = 0,
         every: int = 1,
+        absent: Sequence[int] = (),
+        neighbours: bool = False,
         cache_bytes: int = 4 << 30,
     ) -> None:
         self.data, self.transform, self.intensity, self.seed = list(data), transform, intensity, seed
         self.labels, self.min_pixels, self.every, self.prompt_mode = dict(labels or {}), min_pixels, every, prompt_mode
-        self.value = label_value(label, self.labels)
+        self.value, self.neighbours = label_value(label, self.labels), neighbours
+        self.absent = [value for value in absent if self.value in (None, value)]
         self._cache = _CaseCache(cache_bytes)
         self.contents: list[str] = []
-        places: list[tuple[int, int]] = []
-        present: set[int] = set()
+        places: dict[tuple[int, int], list[int]] = {}
         for number in tqdm(range(len(self.data)), desc="reading cases", disable=len(self.data) < 2):
             case = self.case(number)
             self.contents.append(case.content)
             for k in range(len(case.image)):
-                values = object_values(self._label(number, k), min_pixels)
-                present |= set(values)
-                if values:
-                    places.append((number, k))
-        if self.data and not places:
+                places[number, k] = object_values(self._label(number, k), min_pixels)
+        present = {value for values in places.values() for value in values}
+        if self.data and not present:
             raise CaseError(
                 f"None of the {len(self.data)} cases has an object of at least {min_pixels} pixels"
                 f"{'' if label is None else f' with label {label}'}: the masks are empty."
@@ -88,8 +92,10 @@ class SliceDataset(Dataset):
         if self.value is None:
             refuse_unprompted_labels(prompt_mode, {v: self.labels.get(v, str(v)) for v in sorted(present)})
         self.present = sorted(present)
-        self.empty = sorted(set(range(len(self.data))) - {number for number, _ in places})
-        self.places = places[::every]
+        holding = {place: values for place, values in places.items() if values}
+        self.empty = sorted(set(range(len(self.data))) - {number for number, _ in holding})
+        self.places = list(places if self.absent else holding)[::every]
+        self.values = [places[place] for place in self.places]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -103,10 +109,10 @@ class SliceDataset(Dataset):
         epoch, position = divmod(int(index), len(self))
         number, k = self.places[position]
         case = self.case(number)
-        image = torch.from_numpy(case.image[k].astype(np.float32))
         sample: dict[str, Any] = {
-            "image": image.permute(2, 0, 1) if image.ndim == 3 else image.expand(3, -1, -1).clone(),
+            "image": torch.from_numpy(three_channels(case.image, k, self.neighbours).astype(np.float32)),
             "label": self._label(number, k),
+            "absent": self.absent,
             "name": f"{case.name} slice {k}",
             "case": number,
             "slice": k,
@@ -122,6 +128,20 @@ class SliceDataset(Dataset):
         if label is None:
             raise CaseError(f"{self.data[number]['image']} has no label; training and evaluation need one.")
         return label[k] if self.value is None else np.where(label[k] == self.value, label[k], 0)
+
+
+def three_channels(image: np.ndarray, k: int, neighbours: bool) -> np.ndarray:
+    """What the network sees of slice ``k`` of an image ``(K, H, W)`` or ``(K, H, W, 3)``: ``(3, H, W)``.
+
+    Args:
+        image: the slices; colours stay as they are.
+        k: the slice.
+        neighbours: slices k - 1, k and k + 1, the outermost standing for those beyond it, instead of k three times.
+    """
+    if image.ndim == 4:
+        return np.moveaxis(image[k], -1, 0)
+    around = (max(k - 1, 0), k, min(k + 1, len(image) - 1)) if neighbours else (k, k, k)
+    return image[list(around)]
 
 
 def label_value(label: str | int | None, labels: Mapping[int, str]) -> int | None:
@@ -176,19 +196,56 @@ class SliceSampler(DistributedSampler):
         dataset: the slices.
         shuffle: False keeps their order.
         seed: of the shuffling.
+        balanced: draw slices, with replacement, so that each label is met equally often, and slices without one as
+            often as a label, in place of every slice once.
+        slices: in an epoch, of all processes together; None: as many as there are. More than there are need ``balanced``.
     """
 
-    def __init__(self, dataset: Dataset, shuffle: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: SliceDataset,
+        shuffle: bool = True,
+        seed: int = 0,
+        balanced: bool = False,
+        slices: int | None = None,
+    ) -> None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         replicas, rank = (None, None) if distributed else (1, 0)
         super().__init__(dataset, replicas, rank, shuffle=shuffle, seed=seed)
         self.start = 0  # samples of the next epoch that were seen before a kill
+        self._weights = slice_weights(dataset.values) if balanced else None
+        if slices is not None and not balanced and slices > len(dataset):
+            raise CaseError(f"slices_per_epoch is {slices} and there are {len(dataset)} slices: `--balanced True` repeats.")
+        if slices is not None:
+            self.num_samples = -(-slices // self.num_replicas)
+            self.total_size = self.num_samples * self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
         """Positions in the dataset, plus its length times the epoch."""
         length = len(self.dataset)  # type: ignore[arg-type]
         start, self.start = self.start, 0
-        yield from (self.epoch * length + index for index in list(super().__iter__())[start:])
+        yield from (self.epoch * length + index for index in self._order()[start:])
+
+    def _order(self) -> list[int]:
+        """This process's share of the epoch; where there are fewer slices than shares, the first ones come again."""
+        length, rng = len(self.dataset), np.random.RandomState([self.seed, self.epoch])  # type: ignore[arg-type]
+        if self._weights is not None:
+            order = rng.choice(length, self.total_size, p=self._weights)
+        else:
+            order = rng.permutation(length) if self.shuffle else np.arange(length)
+        return np.resize(order, self.total_size)[self.rank :: self.num_replicas].tolist()
+
+
+def slice_weights(values: Sequence[Sequence[int]]) -> np.ndarray:
+    """How often each slice is drawn so that every label is met alike, and no label as often as one: sums to 1.
+
+    Args:
+        values: label values in each slice.
+    """
+    kinds = [list(some) or [0] for some in values]
+    counts = Counter(kind for some in kinds for kind in some)
+    weights = np.array([sum(1 / counts[kind] for kind in some) for some in kinds])
+    return weights / weights.sum()
 
 
 def collate_slices(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

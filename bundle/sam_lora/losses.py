@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sam_lora.interaction import true_iou
 
 
 class PerObjectLoss(nn.Module):
-    """Apply a binary segmentation loss to each object of each image, and average over objects.
+    """A binary segmentation loss on each object of each answer, and on the IoU that the network predicts for it.
 
-    MONAI's losses read the channels of ``(B, P, H, W)`` as classes that exclude one another; objects do not.
+    MONAI's losses read the channels of ``(B, P, H, W)`` as classes that exclude one another; objects do not. Objects
+    of an image weigh alike, and so do images, whatever their number of objects: a batch of two is the mean of two
+    batches of one, on one process or two.
 
     Args:
-        loss: takes ``(P, 1, H, W)`` logits and labels.
+        loss: takes ``(N, 1, H, W)`` logits and labels; a mean over N.
+        iou_weight: of the squared error of the predicted IoU; 0 leaves the head alone.
     """
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(self, loss: nn.Module, iou_weight: float = 0.0) -> None:
         super().__init__()
-        self.loss = loss
+        self.loss, self.iou_weight = loss, iou_weight
 
-    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Logits and labels ``(B, P, H, W)`` -> scalar; objects whose label is negative fill the batch and do not count."""
-        logits, label = logits.flatten(0, 1)[:, None], label.flatten(0, 1)[:, None]
-        counts = label[:, 0, 0, 0] >= 0
-        return self.loss(logits[counts], label[counts])
+    def forward(self, answer: Mapping[str, Tensor], label: Tensor) -> Tensor:
+        """``logits`` ``(B, P, R, H, W)`` and ``iou`` ``(B, P, R)`` of R rounds, labels ``(B, P, H, W)`` -> scalar.
+
+        Objects whose label is negative fill the batch and do not count.
+        """
+        images = []
+        for logits, iou, truth in zip(answer["logits"], answer["iou"], label, strict=True):
+            counts = truth[:, 0, 0] >= 0
+            logits, iou = logits[counts].flatten(0, 1), iou[counts].flatten()
+            truth = truth[counts].repeat_interleave(answer["logits"].shape[2], 0)
+            value = self.loss(logits[:, None], truth[:, None])
+            if self.iou_weight:
+                value = value + self.iou_weight * F.mse_loss(iou, true_iou(logits, truth))
+            images.append(value)
+        return torch.stack(images).mean()

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MODES = ("no", "box", "full_box", "point", "pt_box", "mix")
-MIXED = ("box", "point", "pt_box")  # what "mix" draws from, for each object anew
-PADDING, BACKGROUND, FOREGROUND, BOX_START, BOX_END = -2, 0, 1, 2, 3
-TOKEN = 4  # the n-th label's two tokens are TOKEN + 2 * n and TOKEN + 2 * n + 1
+MODES = ("no", "token", "box", "full_box", "point", "pt_box", "mix")
+MIXED = ("box", "point", "pt_box")  # what "mix" draws from, for each object anew; a label's token joins them
+PADDING, BACKGROUND, FOREGROUND, BOX_START, BOX_END, TOKEN = -2, 0, 1, 2, 3, 4
 Point = tuple[float, float, int]  # x, y in pixels of the slice, and what the point means
 
 
@@ -32,7 +31,8 @@ class Prompts:
 
     Args:
         points: ``(P, N, 2)``, float32, (x, y) in pixels of the slice.
-        point_labels: ``(P, N)``, int64: 1 foreground, 0 background, 2 and 3 box corners, -2 padding.
+        point_labels: ``(P, N)``, int64: 1 foreground, 0 background, 2 and 3 box corners, -2 padding, from 4 on the
+            tokens of labels, see :func:`token`.
     """
 
     points: Tensor
@@ -98,31 +98,53 @@ def jitter_box(
 
 
 def sample_prompts(
-    masks: np.ndarray, mode: str, rng: np.random.RandomState, jitter: float = 0.0, num_points: int = 1
+    masks: np.ndarray,
+    mode: str,
+    rng: np.random.RandomState,
+    jitter: float = 0.0,
+    num_points: int = 1,
+    tokens: Sequence[int] | None = None,
 ) -> Prompts:
     """Simulate what a person would give for the objects of a slice.
 
     Args:
-        masks: ``(P, H, W)``, one object each, none empty.
-        mode: "no" nothing; "full_box" a box around the whole slice; "box" one around the object; "point"
-            foreground clicks on it; "pt_box" clicks and box; "mix" draws box, point or pt_box for each object.
+        masks: ``(P, H, W)``, one object each. An empty one, a label that is absent, can be asked for by token only.
+        mode: "no" nothing; "token" the label's tokens; "full_box" a box around the whole slice; "box" one around the
+            object; "point" foreground clicks on it; "pt_box" clicks and box; "mix" draws token (where there are
+            tokens), box, point or pt_box for each object.
         rng: source of every draw.
         jitter: see :func:`jitter_box`; 0 keeps the exact box.
         num_points: foreground clicks per object.
+        tokens: for each object the place of its label among those with tokens, or None; None: there are no tokens.
 
     Raises:
-        PromptError: if the mode is unknown or a mask is empty.
+        PromptError: if the mode is unknown, or a mask is empty and there are no tokens.
     """
-    check_mode(mode)
+    if check_mode(mode) == "token" and tokens is None:
+        raise PromptError("prompt_mode 'token' needs label tokens: give `--tokens True`.")
     size = (masks.shape[1], masks.shape[2])
-    return Prompts.of([_sample_object(mask, mode, size, rng, jitter, num_points) for mask in masks])
+    return Prompts.of(
+        [
+            _sample_object(mask, mode, size, rng, jitter, num_points, None if tokens is None else tokens[p])
+            for p, mask in enumerate(masks)
+        ]
+    )
 
 
 def _sample_object(
-    mask: np.ndarray, mode: str, size: tuple[int, int], rng: np.random.RandomState, jitter: float, num_points: int
+    mask: np.ndarray,
+    mode: str,
+    size: tuple[int, int],
+    rng: np.random.RandomState,
+    jitter: float,
+    num_points: int,
+    label: int | None,
 ) -> list[Point]:
     if mode == "mix":
-        mode = MIXED[rng.randint(len(MIXED))]
+        kinds = MIXED if label is None else ("token", *MIXED)
+        mode = kinds[rng.randint(len(kinds))]
+    if label is not None and (mode == "token" or not mask.any()):
+        return token(label)
     box = box_of(mask)  # refuses an empty mask in every mode
     points: list[Point] = []
     if mode in ("point", "pt_box"):
@@ -141,7 +163,11 @@ def corners(box: Sequence[float]) -> list[Point]:
 
 
 def token(n: int) -> list[Point]:
-    """The two points that ask for the n-th label of an adapter, its labels in ascending order of their values."""
+    """What asks for a label itself: its two learned tokens, which have no place.
+
+    Args:
+        n: place of the label's value among the adapter's ``tokens``.
+    """
     return [(0.0, 0.0, TOKEN + 2 * n), (0.0, 0.0, TOKEN + 2 * n + 1)]
 
 

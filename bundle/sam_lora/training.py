@@ -6,10 +6,12 @@ import logging
 import math
 import pickle
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
@@ -18,6 +20,7 @@ from sam_lora.adapter import Adapter, describe_cases, write_adapter
 from sam_lora.build import SamLora, report_trainable, write_model
 from sam_lora.datasets import SliceDataset, SliceSampler
 from sam_lora.files import writable_folder, write_aside, write_json
+from sam_lora.optimization import is_step
 from sam_lora.plots import plot_history
 from sam_lora.runs import CHECKPOINT, refuse_changed_settings, write_provenance
 
@@ -41,7 +44,8 @@ class TrainingRun:
     """Keeps a run's folder: adapters, history and plot after each epoch, and what is needed to continue after a kill.
 
     Best is the highest validation Dice where there is a validation set, else the lowest epoch mean of the training
-    loss. Attaching loads the checkpoint of a run that is continued.
+    loss. Attaching loads the checkpoint of a run that is continued. ``engine.state.seconds`` counts the time that was
+    spent in training iterations, validation and writing left out.
 
     Args:
         folder: of the run, see :func:`sam_lora.runs.run_folder`.
@@ -54,6 +58,9 @@ class TrainingRun:
             still at its beginning, replaces nothing.
         validator: the validation engine, whose ``val_mean_dice`` decides.
         checkpoint_interval: iterations between two checkpoints, rounded up to the end of an optimizer step.
+        minutes: training ends after this time, at the end of an optimizer step; None: after its epochs.
+        patience: it also ends after this many validations in a row without a new best; 0: never.
+        preset: recorded in the adapters.
     """
 
     def __init__(  # noqa: PLR0913  each argument is a name in the configs
@@ -67,24 +74,35 @@ class TrainingRun:
         ckpt_dir: str,
         validator: Engine | None = None,
         checkpoint_interval: int = 50,
+        minutes: float | None = None,
+        patience: int = 0,
+        preset: str | None = None,
     ) -> None:
+        self.minutes, self.patience, self.preset = minutes, patience, preset
         self.folder, self.ckpt_dir = Path(folder), writable_folder(Path(ckpt_dir), "ckpt_dir")
         self.network, self.optimizer, self.dataset, self.sampler = network, optimizer, dataset, sampler
         self.batch_size, self.validator, self.interval = batch_size, validator, checkpoint_interval
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []  # one per iteration
+        self._since = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Continue where the run was, if it was, and follow the trainer."""
+        engine.state.seconds = 0.0
         if (self.folder / CHECKPOINT).is_file():
             self._resume(engine)
         write_provenance(self.folder)
         logger.info("%s\n%s", self.folder, report_trainable(self.network))
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_clock)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
         engine.add_event_handler(Events.COMPLETED, self._publish_best)
 
+    def _start_clock(self, _: Engine) -> None:
+        self._since = time.perf_counter()
+
     def _after_iteration(self, engine: Engine) -> None:
+        engine.state.seconds += time.perf_counter() - self._since
         loss = _loss(engine.state.output)
         if not math.isfinite(loss):
             raise ValueError(
@@ -92,28 +110,46 @@ class TrainingRun:
                 f"earlier epochs are in {self.folder}."
             )
         self.losses.append(loss)
-        steps = max(1, getattr(engine, "accumulation_steps", 1))
-        every = -(-self.interval // steps) * steps
+        self._after_step(engine)
+        self._start_clock(engine)
+
+    def _after_step(self, engine: Engine) -> None:
+        """Between two optimizer steps there are gradients no checkpoint holds; the epoch's end is saved by itself."""
         place = (engine.state.iteration - 1) % engine.state.epoch_length + 1
-        # Between two optimizer steps there are gradients no checkpoint holds; the epoch's end is saved by itself.
-        if place % every == 0 and place != engine.state.epoch_length:
+        if not is_step(engine) or place == engine.state.epoch_length:
+            return
+        if self._is_over(engine):
+            engine.terminate_epoch()
+        elif place // self.interval > (place - getattr(engine, "accumulation_steps", 1)) // self.interval:
             self._save(engine)
+
+    def _is_over(self, engine: Engine) -> bool:
+        return self.minutes is not None and engine.state.seconds >= 60 * self.minutes
 
     def _after_epoch(self, engine: Engine) -> None:
         metrics = {} if self.validator is None else self.validator.state.metrics
         dice = metrics.pop("val_mean_dice", None)
-        recent = self.losses[-engine.state.epoch_length :]
+        recent = self.losses[(engine.state.epoch - 1) * engine.state.epoch_length :]
         row = {
             "epoch": engine.state.epoch,
             "loss": sum(recent) / len(recent),
             "val_mean_dice": None if dice is None else float(dice),
+            "seconds": round(engine.state.seconds, 1),
+            "slices": len(self.losses) * self.batch_size * idist.get_world_size(),
         }
         is_best = self._is_best(row)
         self.history = [*self.history, row]
-        self._write_adapters(row, is_best)
-        write_json(self.folder / HISTORY, self.history)
-        plot_history(self.history, self.losses, self.folder / "train_loss.png")
+        if idist.get_rank() == 0:
+            self._write_adapters(row, is_best)
+            write_json(self.folder / HISTORY, self.history)
+            plot_history(self.history, self.losses, self.folder / "train_loss.png")
         self._save(engine)
+        if self._is_over(engine) or self._is_stuck():
+            engine.terminate()
+
+    def _is_stuck(self) -> bool:
+        values = [r["val_mean_dice"] for r in self.history if r["val_mean_dice"] is not None]
+        return 0 < self.patience < len(values) - values.index(max(values)) if values else False
 
     def _is_best(self, row: Mapping[str, Any]) -> bool:
         if any(r["val_mean_dice"] is not None for r in [*self.history, row]):
@@ -125,6 +161,7 @@ class TrainingRun:
         record = {
             "metrics": dict(row),
             "prompt_mode": self.dataset.prompt_mode,
+            **({"preset": self.preset} if self.preset else {}),
             "training_cases": describe_cases(self.dataset.contents),
         }
         adapter = Adapter(self.network.spec, self.network.adapter_tensors(), record)
@@ -134,11 +171,15 @@ class TrainingRun:
             write_adapter(self.folder / "adapter_best.safetensors", adapter)
 
     def _publish_best(self, _: Engine) -> None:
+        if idist.get_rank() != 0:
+            return
         for name in ("model.pt", "adapter_best.safetensors"):
             with write_aside(self.ckpt_dir / name) as temporary:
                 shutil.copyfile(self.folder / name, temporary)
 
     def _save(self, engine: Engine) -> None:
+        if idist.get_rank() != 0:
+            return
         state = {
             "spec": self.network.spec.to_json(),
             "cases": self.dataset.contents,
@@ -148,6 +189,7 @@ class TrainingRun:
             "iteration": engine.state.iteration,
             "history": self.history,
             "losses": self.losses,
+            "seconds": engine.state.seconds,
         }
         with write_aside(self.folder / CHECKPOINT) as temporary:
             torch.save(state, temporary)
@@ -164,6 +206,9 @@ class TrainingRun:
         epoch_length, epochs = engine.state.epoch_length, engine.state.max_epochs
         if state["iteration"] >= epoch_length * epochs:
             raise ValueError(f"{self.folder} has finished its {epochs} epochs: give more `--epochs` to continue.")
+        engine.state.seconds = state["seconds"]
+        if self._is_over(engine):
+            raise ValueError(f"{self.folder} has had its {self.minutes} minutes: give more `--minutes` to continue.")
         self.network.load_adapter_tensors(state["network"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] is not None and getattr(engine, "scaler", None) is not None:

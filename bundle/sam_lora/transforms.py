@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ class SplitObjectsd(MapTransform):
     """Turn a label map into one binary mask per object.
 
     ``label`` ``(H, W)`` of integers becomes ``(P, H, W)`` float32, one channel per value above 0, and ``values``
-    ``(P,)`` says which; values with too few pixels are left out.
+    ``(P,)`` says which; values with too few pixels are left out. Those listed under ``absent`` are objects of the
+    slice whatever their size: an empty mask where they are not there.
 
     Args:
         keys: the label map.
@@ -37,7 +38,7 @@ class SplitObjectsd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             label = np.asarray(d[key])
-            values = object_values(label, self.min_pixels)
+            values = sorted({*object_values(label, self.min_pixels), *d.get("absent", ())})
             if not values:
                 raise CaseError(f"{d.get('name', 'The slice')} has no object of at least {self.min_pixels} pixels.")
             d[key] = torch.from_numpy(np.stack([label == v for v in values]).astype(np.float32))
@@ -61,10 +62,16 @@ class RandPromptsd(RandomizableTransform, MapTransform):
         mode: see :func:`sam_lora.prompts.sample_prompts`.
         jitter: how far the sides of a box move, in and out, relative to its length; 0 keeps the exact box.
         num_points: foreground clicks per object.
+        tokens: the label values that have tokens, in their order.
     """
 
     def __init__(
-        self, keys: KeysCollection = "label", mode: str = "pt_box", jitter: float = 0.0, num_points: int = 1
+        self,
+        keys: KeysCollection = "label",
+        mode: str = "pt_box",
+        jitter: float = 0.0,
+        num_points: int = 1,
+        tokens: Sequence[int] = (),
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self)
@@ -73,11 +80,15 @@ class RandPromptsd(RandomizableTransform, MapTransform):
         if num_points < 1:
             raise ValueError(f"num_points must be at least 1, got {num_points}.")
         self.mode, self.jitter, self.num_points = check_mode(mode), jitter, num_points
+        self.tokens = list(tokens)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the prompts of one sample, drawn from the transform's own random state."""
         d = dict(data)
         for key in self.key_iterator(d):
-            prompts = sample_prompts(np.asarray(d[key]), self.mode, self.R, self.jitter, self.num_points)
+            values = d["values"].tolist()
+            tokens = [self.tokens.index(v) if v in self.tokens else None for v in values] if self.tokens else None
+            prompts = sample_prompts(np.asarray(d[key]), self.mode, self.R, self.jitter, self.num_points, tokens)
             d["points"], d["point_labels"] = prompts.points, prompts.point_labels
+        d["draw"] = self.R.randint(2**31 - 1)
         return d

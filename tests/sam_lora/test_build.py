@@ -10,6 +10,7 @@ from sam_lora.adapter import Adapter, AdapterError, read_adapter, write_adapter
 from sam_lora.build import attention_layers, build_sam_lora, report_trainable, write_model, write_zero_model
 from sam_lora.interop import write_base
 from sam_lora.networks import Sam, build_sam
+from sam_lora.networks.image_encoder import ImageEncoder
 from sam_lora.weights import WeightsError, find_weights, load_tensors
 
 POINTS, LABELS = torch.tensor([[[[5.0, 6], [30, 28]]]]), torch.tensor([[[2, 3]]])
@@ -183,9 +184,13 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(tmp_path):
         ({"targets": []}, r"targets must be a list out of q, k, v, proj, mlp, got \[\]"),
         ({"targets": "q"}, "targets must be a list out of"),
         ({"targets": ["q", "w"]}, "targets must be a list out of"),
-        ({"layers": [10]}, r'layers must be "all" or a list of whole numbers from 0 to 9, got \[10\]'),
-        ({"layers": []}, 'layers must be "all" or a list'),
-        ({"layers": 3}, 'layers must be "all" or a list of whole numbers from 0 to 9, got 3'),
+        ({"layers": [10]}, r'layers must be "all", "late" or a list of whole numbers from 0 to 9, got \[10\]'),
+        ({"layers": 3}, 'layers must be "all", "late" or a list of whole numbers from 0 to 9, got 3'),
+        ({"layers": "early"}, "layers must be .* got 'early'"),
+        (
+            {"layers": []},
+            r"layers \[\] and decoder frozen leave nothing to train: give layers, or decoder lora or full",
+        ),
         ({"alpha": 0}, "alpha must be above 0, got 0"),
         ({"decoder": "half"}, "decoder must be one of frozen, lora, full, got 'half'"),
         ({"image_size": 66}, "image_size must be a positive multiple of 4 for this encoder, got 66"),
@@ -211,6 +216,18 @@ def test_any_layers_of_either_encoder_can_be_chosen():
     adapted = {name.split(".attn")[0] for name in network.trainable_names()}
     assert adapted == {"image_encoder.layers.1.blocks.0", "image_encoder.layers.3.blocks.1"}
     assert attention_layers(build_sam("vit_b").image_encoder) == [f"blocks.{i}" for i in range(12)]
+
+
+def test_the_cut_is_the_first_part_that_is_trained(tmp_path):
+    cuts = {"all": 0, "late": 8, (3, 9): 3, (): 11}
+    for layers, cut in cuts.items():
+        network = build_sam_lora(image_size=64, layers=layers, decoder="full")
+        assert network.cut == cut
+        assert not any(tensor.requires_grad for tensor in network.image_encoder.trunk_tensors(cut).values())
+    path = save(network, tmp_path / "a.safetensors")
+    assert build_sam_lora(adapter=str(path)).spec.layers == ()
+    assert build_sam_lora(image_size=64, layers="late").spec.layers == (8, 9)
+    assert {depth: ImageEncoder(8, depth, 1, ()).late for depth in (2, 12, 32)} == {2: 1, 12: 3, 32: 8}
 
 
 def test_the_report_counts_what_is_trained():

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from sam_lora.networks.layers import MLPBlock, from_windows, neck, padded, to_windows, wants_grad
+from sam_lora.networks.parts import EncoderInParts
 
 QUERY_CHUNK = 1024  # queries per step of the chunked attention: 16 MB of bias at 4096 keys; 512 and 4096 were slower
 
@@ -152,7 +152,15 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class ImageEncoder(nn.Module):
+class Neck(nn.Sequential):
+    """SAM's neck, for the transformer's order of axes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C)`` -> embedding ``(B, out_channels, H, W)``."""
+        return super().forward(x.permute(0, 3, 1, 2))
+
+
+class ImageEncoder(EncoderInParts):
     """Image of ``image_size`` pixels a side -> embedding of ``image_size / patch_size`` positions a side.
 
     Args:
@@ -181,24 +189,19 @@ class ImageEncoder(nn.Module):
         super().__init__()
         grid = native_size // patch_size
         self.stride = patch_size
-        self.gradient_checkpointing = False
+        self.late = max(1, depth // 4)
+        self.part_names = [*([f"blocks.{i}"] for i in range(depth)), ["neck"]]
         self.patch_embed = PatchEmbed(patch_size, width)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, width))
         self.blocks = nn.ModuleList(
             Block(width, num_heads, grid, 0 if i in global_layers else window_size) for i in range(depth)
         )
-        self.neck = neck(width, out_channels)
+        self.neck = Neck(*neck(width, out_channels))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """``(B, 3, S, S)``, normalized and padded -> ``(B, out_channels, S / patch_size, S / patch_size)``."""
+    def start(self, image: Tensor) -> Tensor:
+        """``(B, 3, S, S)``, normalized and padded -> ``(B, S / patch_size, S / patch_size, width)``."""
         x = self.patch_embed(image)
-        x = x + self._positions(x.shape[1], x.shape[2]).to(x.dtype)
-        for block in self.blocks:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        return self.neck(x.permute(0, 3, 1, 2))
+        return x + self._positions(x.shape[1], x.shape[2]).to(x.dtype)
 
     def _positions(self, height: int, width: int) -> Tensor:
         if self.pos_embed.shape[1:3] == (height, width):

@@ -1,7 +1,7 @@
 """SAM's prompt encoder (Kirillov et al. 2023, section A), for batches of images with several objects each.
 
 Point labels: 1 foreground, 0 background, 2 and 3 the first and second corner of a box, -1 SAM's "not a point" token,
--2 padding of ours, which no attention sees.
+-2 padding of ours, which no attention sees. Those from 4 on are label tokens: learned, without a place, two per label.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from sam_lora.networks.layers import LayerNorm2d
 
-PADDING, NOT_A_POINT, BACKGROUND, FOREGROUND, BOX_START, BOX_END = range(-2, 4)
+PADDING, NOT_A_POINT, BACKGROUND, FOREGROUND, BOX_START, BOX_END, TOKEN = range(-2, 5)
+TOKENS_PER_LABEL = 2  # as many as a box has corners, which is what they start as
 
 
 class PositionEmbeddingRandom(nn.Module):
@@ -64,6 +65,21 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(mask_channels, channels, kernel_size=1),
         )
         self.no_mask_embed = nn.Embedding(1, channels)
+        self.label_tokens: nn.Embedding | None = None
+
+    @torch.no_grad()
+    def add_label_tokens(self, labels: int, image_size: int) -> None:
+        """Give each of ``labels`` labels tokens of its own, which start as a box around the whole frame.
+
+        Args:
+            labels: how many.
+            image_size: side in pixels of the image that the encoder sees.
+        """
+        device = self.no_mask_embed.weight.device
+        frame = torch.tensor([[[[0.0, 0.0], [image_size, image_size]]]], device=device)
+        embeddings, _ = self.embed_points(frame, torch.tensor([[[BOX_START, BOX_END]]], device=device), image_size)
+        start = embeddings[0, 0, :TOKENS_PER_LABEL]
+        self.label_tokens = nn.Embedding.from_pretrained(start.repeat(labels, 1), freeze=False)
 
     def image_positions(self, height: int, width: int) -> Tensor:
         """Positions of an embedding's grid: ``(1, channels, height, width)``, in the dtype of the weights."""
@@ -76,11 +92,12 @@ class PromptEncoder(nn.Module):
     def embed_points(self, points: Tensor, point_labels: Tensor, image_size: int) -> tuple[Tensor, Tensor]:
         """Embed the points of several objects.
 
-        Where an object has points and no box corner, one "not a point" token is appended, as official SAM does.
+        Where an object has points and no box corner or label token, one "not a point" token is appended, as official
+        SAM does.
 
         Args:
             points: ``(B, P, N, 2)``, (x, y) in pixels of the image that the encoder saw.
-            point_labels: ``(B, P, N)``, values -2 to 3.
+            point_labels: ``(B, P, N)``, from -2; the last label's tokens are the highest there is.
             image_size: side of that image in pixels.
 
         Returns:
@@ -94,10 +111,11 @@ class PromptEncoder(nn.Module):
         position = self.pe_layer(
             (points + 0.5) / image_size
         )  # SAM shifts every coordinate by half a pixel of its input
-        position = position * (labels >= BACKGROUND)[..., None]
+        position = position * ((labels >= BACKGROUND) & (labels < TOKEN))[..., None]
         not_a_point = self.not_a_point_embed.weight
         points_and_corners = [embedding.get_parameter("weight") for embedding in self.point_embeddings]
-        table = torch.cat([torch.zeros_like(not_a_point), not_a_point, *points_and_corners])
+        learned = [] if self.label_tokens is None else [self.label_tokens.weight]
+        table = torch.cat([torch.zeros_like(not_a_point), not_a_point, *points_and_corners, *learned])
         embeddings = position.to(table.dtype) + table[labels - PADDING]
         return embeddings, labels != PADDING
 

@@ -33,6 +33,10 @@ class Sam(nn.Module):
 
     Raises:
         ValueError: if ``image_size`` is not a positive multiple of the encoder's stride.
+
+    Attributes:
+        neighbours: whether an image's first and last channel are the slices before and after; else all are one slice,
+            or a picture's colours.
     """
 
     pixel_mean: Tensor
@@ -45,6 +49,7 @@ class Sam(nn.Module):
             raise ValueError(f"image_size must be a positive multiple of {stride} for this encoder, got {image_size}.")
         self.image_size = image_size
         self.normalization = normalization
+        self.neighbours = False
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder()
         self.mask_decoder = MaskDecoder()
@@ -76,7 +81,24 @@ class Sam(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Image ``(B, 3, H, W)`` in [0, 255] -> embedding ``(B, C, h, w)``; the slow half, worth caching."""
-        return self.image_encoder(self.preprocess(image).to(self.image_encoder.get_parameter("neck.0.weight").dtype))
+        return self.rest(self.trunk(image, 0), 0)
+
+    def trunk(self, image: Tensor, cut: int) -> Tensor:
+        """The lower part of :meth:`encode`: image ``(B, 3, H, W)`` in [0, 255] -> activations ``(B, ...)`` at ``cut``.
+
+        Args:
+            image: as given to :meth:`encode`.
+            cut: how many of the encoder's parts run, see :class:`sam_lora.networks.parts.EncoderInParts`.
+        """
+        return self.image_encoder.trunk(self.preprocess(image).to(self._dtype), cut)
+
+    def rest(self, activations: Tensor, cut: int) -> Tensor:
+        """The upper part of :meth:`encode`: activations at ``cut``, in any precision -> embedding ``(B, C, h, w)``."""
+        return self.image_encoder.rest(activations.to(self._dtype), cut)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.image_encoder.get_parameter("neck.0.weight").dtype
 
     def decode(
         self,
@@ -92,7 +114,8 @@ class Sam(nn.Module):
         Args:
             embedding: from :meth:`encode`, ``(B, C, h, w)``.
             points: ``(B, P, N, 2)``, (x, y) in pixels of the image given to :meth:`encode`; None for no prompt.
-            point_labels: ``(B, P, N)``: 1 foreground, 0 background, 2 and 3 box corners, -1 not a point, -2 padding.
+            point_labels: ``(B, P, N)``: 1 foreground, 0 background, 2 and 3 box corners, -1 not a point, -2 padding,
+                4 + 2n and 5 + 2n the tokens of the n-th label, where the network has them.
             size: (height, width) of that image.
             mask: logits of a previous answer ``(B, P, 4 * h, 4 * w)``.
             multimask: three masks for an ambiguous prompt instead of one.
@@ -128,7 +151,8 @@ class Sam(nn.Module):
         Args:
             image: ``(B, 3, H, W)``, values in [0, 255].
             points: ``(B, P, N, 2)``, (x, y) in pixels of ``image``; without prompts one object is segmented.
-            point_labels: ``(B, P, N)``: 1 foreground, 0 background, 2 and 3 box corners, -1 not a point, -2 padding.
+            point_labels: ``(B, P, N)``: 1 foreground, 0 background, 2 and 3 box corners, -1 not a point, -2 padding,
+                4 + 2n and 5 + 2n the tokens of the n-th label, where the network has them.
 
         Returns:
             Logits ``(B, P, H, W)``, float32; the object is where they are above 0.

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from sam_lora.networks.layers import from_windows, neck, padded, to_windows
+from sam_lora.networks.parts import EncoderInParts
 
 WIDTHS = (64, 128, 160, 320)
 DEPTHS = (2, 2, 6, 2)
@@ -159,34 +159,29 @@ class TinyViTBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width, then the change to the next stage's width, where there is one."""
+    """Holds the blocks of one width and the change to the next stage's width, where there is one; the encoder runs them."""
 
     def __init__(self, blocks: list[nn.Module], downsample: nn.Module | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
 
-    def forward(self, x: Tensor, gradient_checkpointing: bool) -> Tensor:
-        """``(B, C, H, W)`` -> the next stage's ``(B, C', H', W')``."""
-        for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if gradient_checkpointing else block(x)
-        return x if self.downsample is None else self.downsample(x)
 
-
-class TinyViT(nn.Module):
+class TinyViT(EncoderInParts):
     """Image of S pixels a side (any multiple of 4; trained at 256) -> embedding of S / 4 positions a side.
 
-    Attention is windowed with offset biases only, so no position has to be interpolated for another image size.
+    Attention is windowed with offset biases only, so no position has to be interpolated for another image size. The
+    first stage, which has no attention, belongs to the start; a change of width belongs to the block before it.
 
     Args:
         out_channels: channels of the embedding.
     """
 
     stride = 4
+    late = DEPTHS[-1]
 
     def __init__(self, out_channels: int = 256) -> None:
         super().__init__()
-        self.gradient_checkpointing = False
         self.patch_embed = PatchEmbed(WIDTHS[0])
         stages: list[nn.Module] = []
         for i, (width, depth, heads, window) in enumerate(zip(WIDTHS, DEPTHS, HEADS, WINDOWS, strict=True)):
@@ -196,11 +191,28 @@ class TinyViT(nn.Module):
             stages.append(Stage(blocks, merge))
         self.layers = nn.ModuleList(stages)
         self.neck = neck(WIDTHS[-1], out_channels)
+        self.part_names = [*(part for stage in range(1, len(DEPTHS)) for part in _parts_of(stage)), ["neck"]]
 
-    def forward(self, image: Tensor) -> Tensor:
-        """``(B, 3, S, S)``, normalized and padded -> ``(B, out_channels, S / 4, S / 4)``."""
+    def start(self, image: Tensor) -> Tensor:
+        """``(B, 3, S, S)``, normalized and padded -> ``(B, 128, S / 2, S / 2)``."""
         # Channels last lets window partition and linear layers read the convolutions' output without a copy.
         x = self.patch_embed(image.contiguous(memory_format=torch.channels_last))
-        for stage in self.layers:
-            x = stage(x, self.gradient_checkpointing and torch.is_grad_enabled())
-        return self.neck(x)
+        for name in _modules_of(0):
+            x = self.get_submodule(name)(x)
+        return x
+
+    def rest(self, x: Tensor, cut: int) -> Tensor:
+        """As :meth:`EncoderInParts.rest`; activations that were stored in another memory order run as fast."""
+        return super().rest(x.contiguous(memory_format=torch.channels_last), cut)
+
+
+def _modules_of(stage: int) -> list[str]:
+    """Names of a stage's modules in the order in which they run."""
+    merge = [] if stage == len(DEPTHS) - 1 else [f"layers.{stage}.downsample"]
+    return [*(f"layers.{stage}.blocks.{i}" for i in range(DEPTHS[stage])), *merge]
+
+
+def _parts_of(stage: int) -> list[list[str]]:
+    """A stage's blocks, the last one with the change of width."""
+    names, depth = _modules_of(stage), DEPTHS[stage]
+    return [*([name] for name in names[: depth - 1]), names[depth - 1 :]]
