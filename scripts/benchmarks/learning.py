@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsons
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ class Plan:
 
     def rules(self, method: Method) -> EvaluationRules:
         """How a method is measured."""
-        protocols = [p for p in self.protocols if method.automatic or p != "automatic"]
+        protocols = [p for p in self.protocols if p != "automatic" or method.automatic(self.settings or {})]
         return EvaluationRules(protocols, min_pixels=self.cohort.min_pixels, every=self.every, max_clicks=0)
 
 
@@ -171,7 +172,9 @@ def _train(plan: Plan, name: str, method: Method, count: int, validated: bool) -
 
     def train() -> dict[str, Any]:
         print(f"{method.title}: {count} cases, {plan.minutes:g} minutes", file=sys.stderr, flush=True)
-        return method.train(job)
+        before = time.process_time()
+        done = method.train(job)
+        return {**done, "cpu_seconds": time.process_time() - before}
 
     training = _once(job.folder / "training.json", train)
     run = {"title": method.title, "training": training}

