@@ -1,4 +1,4 @@
-"""Adapters: show, verify, take in foreign ones, give them out, to Sam_LoRA or as ONNX, merge."""
+"""Adapters: show, verify, compare, take in foreign ones, give them out, to Sam_LoRA or as ONNX, merge."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from sam_lora.adapter import read_adapter, write_adapter
 from sam_lora.build import build_sam_lora
 from sam_lora.cli import run
+from sam_lora.evaluation.comparison import compare as compare_metrics
+from sam_lora.evaluation.comparison import describe_comparison, read_metrics
 from sam_lora.export import export_onnx
 from sam_lora.files import write_json
 from sam_lora.interop import (
@@ -107,5 +109,30 @@ def merge(file: str, output: str, weights: str | None = None) -> None:
     print(output)
 
 
+def compare(first: str, second: str, json: str | None = None) -> None:
+    """Compare two evaluations of the same cases, FIRST (A) and SECOND (B), patient by patient.
+
+    The difference of the means has a 95 % interval from drawing patients; where it holds zero, no difference is shown.
+
+    Args:
+        first: metrics.json of an evaluation, of one adapter or the base.
+        second: likewise of another one, with the same protocols, settings and cases.
+        json: also write the figures there.
+    """
+    found = compare_metrics(read_metrics(Path(first)), read_metrics(Path(second)))
+    if json:
+        write_json(Path(json), {"first": first, "second": second, "protocols": found})
+    print(describe_comparison(found, (first, second)))
+
+
+COMMANDS = {
+    "info": info,
+    "verify": verify,
+    "compare": compare,
+    "import": import_,
+    "export": export,
+    "merge": merge,
+}
+
 if __name__ == "__main__":
-    run({"info": info, "verify": verify, "import": import_, "export": export, "merge": merge}, "adapter.py")
+    run(COMMANDS, "adapter.py")

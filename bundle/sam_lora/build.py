@@ -86,7 +86,7 @@ class SamLora(Sam):
         merge_lora(network)
         plain = Sam(network.image_encoder, network.image_size, network.normalization)
         plain.prompt_encoder, plain.mask_decoder = network.prompt_encoder, network.mask_decoder
-        plain.neighbours = network.neighbours
+        plain.neighbours, plain.tokens = network.neighbours, network.tokens
         return plain.requires_grad_(False).eval().to(network.pixel_mean.device)
 
 
@@ -174,7 +174,7 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
         network.prompt_encoder.add_label_tokens(len(network.spec.tokens), network.image_size)
     if given is not None:
         network.load_adapter(given, Path(str(adapter)))
-    network.neighbours = network.spec.neighbours
+    network.neighbours, network.tokens = network.spec.neighbours, network.spec.tokens
     network.image_encoder.gradient_checkpointing = gradient_checkpointing
     if compile:
         network.image_encoder.compile()

@@ -142,3 +142,19 @@ def _label_names(labels: Any, where: str) -> dict[int, str]:
         return {int(value): str(name) for value, name in content.items() if int(value) > 0}
     except (ValueError, AttributeError) as error:
         raise CaseError(f'{where} must map values to names, like {{"1": "spleen"}}, got {labels!r}.') from error
+
+
+def label_value(label: str | int | None, labels: Mapping[int, str]) -> int | None:
+    """The value of a label given by name or value; None for None.
+
+    Raises:
+        CaseError: if there is no such label; the sentence lists them.
+    """
+    if label is None or label == "":
+        return None
+    for value, name in labels.items():
+        if label in (name, value, str(value)):
+            return value
+    if not labels and str(label).isdigit():
+        return int(label)
+    raise CaseError(f"label must be one of {', '.join(labels.values()) or 'the values in the masks'}, got {label!r}.")

@@ -16,8 +16,10 @@ from tqdm import tqdm
 
 from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.cases import Case, CaseError, read_case
+from sam_lora.datalist import label_value
 from sam_lora.prompts import PADDING, refuse_unprompted_labels
 from sam_lora.transforms import object_values
+from sam_lora.volumes import around
 
 IGNORED = -1.0  # label of an object that is there only to fill a batch
 
@@ -136,28 +138,11 @@ def three_channels(image: np.ndarray, k: int, neighbours: bool) -> np.ndarray:
     Args:
         image: the slices; colours stay as they are.
         k: the slice.
-        neighbours: slices k - 1, k and k + 1, the outermost standing for those beyond it, instead of k three times.
+        neighbours: the slices before and after are the first and last channel, instead of k three times.
     """
     if image.ndim == 4:
         return np.moveaxis(image[k], -1, 0)
-    around = (max(k - 1, 0), k, min(k + 1, len(image) - 1)) if neighbours else (k, k, k)
-    return image[list(around)]
-
-
-def label_value(label: str | int | None, labels: Mapping[int, str]) -> int | None:
-    """The value of a label given by name or value; None for None.
-
-    Raises:
-        CaseError: if there is no such label; the sentence lists them.
-    """
-    if label is None or label == "":
-        return None
-    for value, name in labels.items():
-        if label in (name, value, str(value)):
-            return value
-    if not labels and str(label).isdigit():
-        return int(label)
-    raise CaseError(f"label must be one of {', '.join(labels.values()) or 'the values in the masks'}, got {label!r}.")
+    return image[list(around(k, len(image)) if neighbours else (k, k, k))]
 
 
 def reseed(transform: Any, state: Sequence[int]) -> None:
@@ -215,7 +200,9 @@ class SliceSampler(DistributedSampler):
         self.start = 0  # samples of the next epoch that were seen before a kill
         self._weights = slice_weights(dataset.values) if balanced else None
         if slices is not None and not balanced and slices > len(dataset):
-            raise CaseError(f"slices_per_epoch is {slices} and there are {len(dataset)} slices: `--balanced True` repeats.")
+            raise CaseError(
+                f"slices_per_epoch is {slices} and there are {len(dataset)} slices: `--balanced True` repeats."
+            )
         if slices is not None:
             self.num_samples = -(-slices // self.num_replicas)
             self.total_size = self.num_samples * self.num_replicas

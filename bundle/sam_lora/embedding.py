@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sam_lora.cache import TensorCache
 from sam_lora.networks import Sam
-from sam_lora.volumes import Volume
+from sam_lora.volumes import Volume, around
 from sam_lora.weights import tensors_digest
 
 # About 60 embeddings of 64 x 64, a window of a long volume. Two prompted slices further apart have what lies between
@@ -41,7 +41,7 @@ class Embedder:
         self.steps = TensorCache(STEP_BYTES)
         self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
         # The network's text tells what no tensor does: the layers, and by how much LoRA is scaled.
-        said = f"{network!r} {network.image_size} {network.normalization} {self.device}"
+        said = f"{network!r} {network.image_size} {network.normalization} {network.neighbours} {self.device}"
         self._digest = tensors_digest(network.state_dict()) + hashlib.sha256(said.encode()).hexdigest()
 
     @property
@@ -51,9 +51,14 @@ class Embedder:
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         return f"{self._digest} {autocast}"
 
+    def digest(self, volume: Volume, k: int) -> str:
+        """Of all that the network sees of a slice."""
+        seen = sorted(set(around(k, len(volume)))) if self.network.neighbours else [k]
+        return " ".join([str(seen.index(k)), *(volume.digest(n) for n in seen)])
+
     def holds(self, volume: Volume, k: int) -> bool:
         """Whether a slice's embedding is in the cache."""
-        return (self.identity, volume.digest(k)) in self.cache
+        return (self.identity, self.digest(volume, k)) in self.cache
 
     @torch.no_grad()
     def embed(self, volume: Volume, slices: Sequence[int]) -> list[Tensor]:
@@ -68,10 +73,10 @@ class Embedder:
             made: list[tuple[Tensor]] = []
             for start in range(0, len(missing), self.batch_size):
                 some = missing[start : start + self.batch_size]
-                images = torch.stack([volume.slice(slices[n]) for n in some]).to(self.device)
+                images = torch.stack([volume.slice(slices[n], self.network.neighbours) for n in some]).to(self.device)
                 # clones: a part of a batch would keep all of it in memory
                 made += [(e[None].clone(),) for e in self.network.encode(images)]
             return made
 
-        keys = [(self.identity, volume.digest(k)) for k in slices]
+        keys = [(self.identity, self.digest(volume, k)) for k in slices]
         return [value[0] for value in self.cache.get_many(keys, encode)]

@@ -21,13 +21,13 @@ from tqdm import tqdm
 from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.automatic import AutomaticMaskGenerator, label_map
 from sam_lora.cases import CaseError, read_image, read_label, stem
-from sam_lora.datalist import load_datalist
-from sam_lora.datasets import label_value, plain
+from sam_lora.datalist import label_value, load_datalist
+from sam_lora.datasets import plain
 from sam_lora.dicom_seg import is_seg, read_seg
 from sam_lora.embedding import Embedder
 from sam_lora.networks import Sam
 from sam_lora.prompts import PromptError, refuse_unprompted_labels
-from sam_lora.requests import REQUEST_KEYS, ObjectPrompts, read_drawn, read_requests
+from sam_lora.requests import REQUEST_KEYS, ObjectPrompts, by_token, read_drawn, read_requests
 from sam_lora.segmentation import segment
 from sam_lora.volumes import Volume
 
@@ -137,7 +137,8 @@ class PromptInferer(Inferer):
 
     Args:
         labels: value -> name of the labels that may be asked for; empty: any.
-        label: without prompts, the label every slice is segmented for; needed where there are several.
+        label: without prompts, the label every slice is segmented for; None takes all that the network has tokens for,
+            and is refused where there are several labels and no tokens.
         propagated: whole objects from their prompted slices, see :mod:`sam_lora.propagation`.
         axis: the slice axis.
         everything: instead of what prompts ask for, all that can be told apart, numbered on each slice by itself.
@@ -176,7 +177,8 @@ class PromptInferer(Inferer):
         if self.everything:
             label, names = self._everything(volume, network), {}
         else:
-            objects = self._objects(inputs, volume)
+            embedder = self.embedder_of(network)
+            objects = self._objects(inputs, volume, embedder.network.tokens)
             names = {one.value: one.name for one in objects}
             with tqdm(desc="segmenting", unit="slice", disable=not self.show_progress) as bar:
 
@@ -184,7 +186,7 @@ class PromptInferer(Inferer):
                     bar.total = total
                     bar.update(done - bar.n)
 
-                label = segment(self.embedder_of(network), volume, objects, self.propagated, on_slice=on_slice)
+                label = segment(embedder, volume, objects, self.propagated, on_slice=on_slice)
         meta = {"labels": [json.dumps(names)]}
         return MetaTensor(torch.from_numpy(label)[None, None].to(inputs.device), meta=meta)
 
@@ -210,7 +212,7 @@ class PromptInferer(Inferer):
             self._embedder = Embedder(network)
         return self._embedder
 
-    def _objects(self, inputs: Tensor, volume: Volume) -> list[ObjectPrompts]:
+    def _objects(self, inputs: Tensor, volume: Volume, tokens: Sequence[int]) -> list[ObjectPrompts]:
         meta = getattr(inputs, "meta", {})
         drawn = meta.get("mask")
         if drawn is not None:
@@ -219,7 +221,7 @@ class PromptInferer(Inferer):
         requests = json.loads(stored[0] if isinstance(stored, list | tuple) else stored)
         if requests is not None:
             try:
-                return read_requests(requests, volume.shape, self.labels, volume.axis)
+                return read_requests(requests, volume.shape, self.labels, volume.axis, tokens=tokens)
             except PromptError as error:
                 name = meta.get("name", "the image")
                 raise PromptError(f"{name[0] if isinstance(name, list) else name}: {error}") from error
@@ -229,6 +231,10 @@ class PromptInferer(Inferer):
                 "prompts."
             )
         value = label_value(self.label, self.labels)
+        if tokens:
+            asked = tokens if value is None else [value]
+            named = [ObjectPrompts(v, self.labels.get(v, str(v)), {}) for v in asked]
+            return [by_token(one, tokens, len(volume)) for one in named]
         if value is None:
             refuse_unprompted_labels("no", self.labels)
             value = next(iter(self.labels), 1)

@@ -13,9 +13,7 @@ import numpy as np
 import torch
 from monai.inferers import Inferer
 from torch import Tensor
-from torch.nn import functional as F
 
-from sam_lora.networks import Sam
 from sam_lora.prompts import BACKGROUND, FOREGROUND, PADDING
 
 Answer = dict[str, Tensor]  # logits (B, P, R, H, W) and iou (B, P, R) of R rounds
@@ -68,7 +66,7 @@ class InteractiveInferer(Inferer):
                 mask = low_res[:, :, 0].detach() if with_mask else None
         return {"logits": torch.stack(logits, 2), "iou": torch.stack(ious, 2)}
 
-    def _embed(self, inputs: Tensor, network: Sam) -> Tensor:
+    def _embed(self, inputs: Tensor, network: Any) -> Tensor:
         return network.encode(inputs) if self.trunk is None else network.rest(self.trunk(inputs), network.cut)
 
 

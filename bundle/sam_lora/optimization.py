@@ -95,20 +95,30 @@ class GradientsReady:
         self.network, self.optimizer, self.max_norm = network, optimizer, max_norm
 
     def attach(self, engine: Engine) -> None:
-        """Follow the trainer."""
+        """Give all processes the weights of the first, and follow the trainer."""
+        if is_distributed():
+            for parameter in self._trained():
+                dist.broadcast(parameter.detach(), 0)
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.network.parameters() if p.requires_grad]
 
     def __call__(self, engine: Engine) -> None:
         """Work at the end of an accumulation, where the trainer is about to step."""
         if not is_step(engine):
             return
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        if dist.is_available() and dist.is_initialized():
-            average_gradients(parameters)
+        if is_distributed():
+            average_gradients(self._trained())
         if self.max_norm:
             if getattr(engine, "scaler", None) is not None:
-                engine.scaler.unscale_(self.optimizer)  # type: ignore[attr-defined]
-            nn.utils.clip_grad_norm_(parameters, self.max_norm)
+                engine.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self._trained(), self.max_norm)
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def is_step(engine: Engine) -> bool:

@@ -14,10 +14,11 @@ from torch import Tensor
 from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.arrays import requests_of_arrays
 from sam_lora.cases import read_image, to_uint8
+from sam_lora.datalist import label_value
 from sam_lora.embedding import Embedder
 from sam_lora.frame import Frame
 from sam_lora.networks import Sam
-from sam_lora.prompts import Point, PromptError, Prompts
+from sam_lora.prompts import Point, PromptError, Prompts, token
 from sam_lora.propagation import OnSlice, PropagationRules
 from sam_lora.reading import CaseError
 from sam_lora.requests import read_requests
@@ -128,6 +129,7 @@ class Predictor:
         mask: Any = None,
         multimask: bool = False,
         k: int | None = None,
+        label: str | int | None = None,
     ) -> Prediction:
         """Segment objects of one slice, all in one pass of the decoder.
 
@@ -139,12 +141,16 @@ class Predictor:
                 ``(P, H, W)``, bool. With it, background clicks alone are enough.
             multimask: three candidates for an ambiguous prompt instead of one.
             k: the slice; needed where no point or box says.
+            label: name or value of a label that the adapter has tokens for: alone it is segmented without a prompt, with
+                clicks or a box it is corrected.
 
         Raises:
             PromptError: if nothing is asked, prompts are not in the volume, or lie on several slices.
         """
         volume = self.volume
-        objects, k = self._on_one_slice(points, point_labels, boxes, mask, k)
+        learned = [] if label is None else self._token(label)
+        objects, k = self._on_one_slice(points, point_labels, boxes, mask, k, label)
+        objects = [[*learned, *one] for one in objects]
         (embedding,) = self.embedder.embed(volume, [k])
         previous = _previous(mask, len(objects), Frame(self.embedder.network, volume.size))
         prompts = Prompts.of(objects)
@@ -169,24 +175,33 @@ class Predictor:
             Label map ``(I, J, K)``, see :func:`sam_lora.segmentation.segment`.
         """
         volume = self.volume
-        objects = read_requests(requests, volume.shape, self.labels, volume.axis)
+        tokens = self.embedder.network.tokens
+        objects = read_requests(requests, volume.shape, self.labels, volume.axis, tokens=tokens)
         return segment(self.embedder, volume, objects, propagated, rules, on_slice)
 
+    def _token(self, label: str | int) -> list[Point]:
+        tokens, value = self.embedder.network.tokens, label_value(label, self.labels)
+        if value not in tokens:
+            raise PromptError(f"label {label!r} has no tokens in this network: give points, boxes or a mask.")
+        return token(tokens.index(value))
+
     def _on_one_slice(
-        self, points: Any, point_labels: Any, boxes: Any, mask: Any, k: int | None
+        self, points: Any, point_labels: Any, boxes: Any, mask: Any, k: int | None, label: str | int | None
     ) -> tuple[list[list[Point]], int]:
         volume = self.volume
         if k is not None and not (isinstance(k, int | np.integer) and 0 <= k < len(volume)):
             raise PromptError(f"k must be a slice, a whole number from 0 to {len(volume) - 1}, got {k!r}.")
         if points is None and boxes is None:
-            if mask is None:
-                raise PromptError("Nothing is asked: give points, boxes or a mask.")
+            if mask is None and label is None:
+                raise PromptError("Nothing is asked: give points, boxes, a mask or a label.")
             if k is None and len(volume) > 1:
-                raise PromptError(f"A mask alone does not say its slice: give k, from 0 to {len(volume) - 1}.")
+                what = "label" if mask is None else "mask"
+                raise PromptError(f"A {what} alone does not say its slice: give k, from 0 to {len(volume) - 1}.")
             count = len(mask) if np.ndim(mask) == 3 else 1
             return [[] for _ in range(count)], int(k or 0)
         requests = requests_of_arrays(points, point_labels, boxes)
-        asked = read_requests(requests, volume.shape, {}, volume.axis, needs_foreground=mask is None)
+        needs_foreground = mask is None and label is None
+        asked = read_requests(requests, volume.shape, {}, volume.axis, needs_foreground)
         slices = sorted({found for one in asked for found in one.points})
         if k not in (None, *slices):
             raise PromptError(f"k is {k}, and the prompts lie on slice {slices[0]}: give one or the other.")

@@ -103,7 +103,7 @@ def sample_prompts(
     rng: np.random.RandomState,
     jitter: float = 0.0,
     num_points: int = 1,
-    tokens: Sequence[int] | None = None,
+    tokens: Sequence[int | None] | None = None,
 ) -> Prompts:
     """Simulate what a person would give for the objects of a slice.
 

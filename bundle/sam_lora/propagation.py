@@ -219,7 +219,7 @@ class Propagation:
         return self.embedder.embed(self.volume, coming[:count])[0]
 
     def _key(self, parent: str, k: int, *parts: object) -> str:
-        said = [parent.encode(), self.volume.digest(k).encode()]
+        said = [parent.encode(), self.embedder.digest(self.volume, k).encode()]
         said += [part.tobytes() if hasattr(part, "tobytes") else repr(part).encode() for part in parts]
         return hashlib.sha256(b"|".join(said)).hexdigest()
 

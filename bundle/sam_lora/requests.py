@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
-from sam_lora.prompts import BACKGROUND, FOREGROUND, Point, PromptError, box_of, click, corners, voxel_box
+from sam_lora.prompts import BACKGROUND, FOREGROUND, Point, PromptError, box_of, click, corners, token, voxel_box
 
-REQUEST_KEYS = ("label", "foreground", "background", "roi")
+REQUEST_KEYS = ("label", "foreground", "background", "roi", "automatic")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def read_requests(
     labels: Mapping[int, str],
     axis: int = 2,
     needs_foreground: bool = True,
+    tokens: Sequence[int] = (),
 ) -> list[ObjectPrompts]:
     """Read what a MONAI Label client sends.
 
@@ -60,11 +61,13 @@ def read_requests(
             "roi": [i0, i1, j0, j1, k0, k1]}``, or a list of them, one object each. Voxels of the stored array; the
             ends of a box are inclusive, in any order, clipped to the volume. A box prompts its middle slice and
             bounds a propagation, unless it is one slice thick; a click prompts its own slice. ``roi`` may be a list of
-            boxes of one object, on slices of their own.
+            boxes of one object, on slices of their own. ``"automatic": true`` asks for the label itself, by its learned
+            tokens on every slice; clicks and boxes beside it correct it on theirs.
         shape: (I, J, K) of the volume; an image is a volume of one slice, and (I, J) and 2D points do for it.
         labels: value -> name of the labels that may be asked for; empty: any name, values in order of appearance.
         axis: the slice axis. The other two, in order, are x and y.
         needs_foreground: refuse an object with background clicks only; False where a mask says what it is.
+        tokens: the label values that the network has tokens for, in their order.
 
     Returns:
         One object per request, in their order.
@@ -88,10 +91,32 @@ def read_requests(
         value = _label_value(request.get("label"), names, bool(labels), where)
         name = next(known for known, one in names.items() if one == value)
         one = _object(request, (value, name), shape, axis, where)
+        if request.get("automatic"):
+            one = by_token(one, tokens, shape[axis])
         if not one.points or (needs_foreground and not one.prompted):
             raise PromptError(f"{where} has neither foreground points nor a roi: there is nothing to segment.")
         objects.append(one)
     return objects
+
+
+def by_token(one: ObjectPrompts, tokens: Sequence[int], slices: int) -> ObjectPrompts:
+    """Ask for an object by its label's learned tokens on every slice, its own prompts beside them.
+
+    Args:
+        one: the object.
+        tokens: see :func:`read_requests`.
+        slices: of the volume.
+
+    Raises:
+        PromptError: if its label has no tokens.
+    """
+    if one.value not in tokens:
+        raise PromptError(
+            f"Label {one.name!r} cannot be segmented without a prompt: the adapter has no tokens for it. Train one with "
+            f"`--tokens True`, or give clicks or a box."
+        )
+    learned = token(list(tokens).index(one.value))
+    return replace(one, points={k: [*learned, *one.points.get(k, [])] for k in range(slices)})
 
 
 def _refuse_misspelt(request: Mapping[str, Any], where: str) -> None:

@@ -10,6 +10,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from monai.bundle import ConfigParser
 
 from sam_lora import __version__
@@ -21,9 +22,16 @@ CHECKPOINT, CONFIG = "checkpoint.pt", "config.json"
 def run_folder(output_dir: str, task_name: str, resume: str | None = None) -> str:
     """Make the folder ``<output_dir>/<task_name>-<timestamp>`` of a new run, or find that of a run to continue.
 
+    Of several processes the first one does it, and tells the others.
+
     Raises:
         ValueError: if the folder cannot be written to, or there is nothing to continue in ``resume``.
     """
+    folder = _run_folder(output_dir, task_name, resume) if idist.get_rank() == 0 else ""
+    return str(idist.broadcast(folder, safe_mode=True))
+
+
+def _run_folder(output_dir: str, task_name: str, resume: str | None) -> str:
     if resume:
         folder = Path(resume)
         if not (folder / CHECKPOINT).is_file():
@@ -51,7 +59,8 @@ def write_provenance(folder: Path) -> None:
 
 # Settings that make a run what it is: with another value it would be another run. Epochs may grow.
 KEPT = ("batch_size", "accumulation_steps", "learning_rate", "weight_decay", "seed", "prompt_mode", "box_jitter",
-        "num_points", "min_pixels", "every", "label")  # fmt: skip
+        "num_points", "min_pixels", "every", "label", "corrections", "absent", "balanced", "augment", "slices_per_epoch",
+        "optimizer_name", "decoder_learning_rate", "warm_up", "decay", "max_norm", "iou_weight")  # fmt: skip
 
 
 def refuse_changed_settings(folder: Path) -> None:

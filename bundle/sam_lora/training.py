@@ -91,8 +91,9 @@ class TrainingRun:
         engine.state.seconds = 0.0
         if (self.folder / CHECKPOINT).is_file():
             self._resume(engine)
-        write_provenance(self.folder)
-        logger.info("%s\n%s", self.folder, report_trainable(self.network))
+        if idist.get_rank() == 0:
+            write_provenance(self.folder)
+            logger.info("%s\n%s", self.folder, report_trainable(self.network))
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_clock)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
@@ -103,6 +104,8 @@ class TrainingRun:
 
     def _after_iteration(self, engine: Engine) -> None:
         engine.state.seconds += time.perf_counter() - self._since
+        if self.minutes is not None:  # all processes go by one clock, or they would not stop together
+            engine.state.seconds = float(idist.broadcast(engine.state.seconds))
         loss = _loss(engine.state.output)
         if not math.isfinite(loss):
             raise ValueError(

@@ -100,3 +100,23 @@ def _read(path: Path) -> Tensor | None:
         return None
     whole = said == {"key": path.stem, "digest": tensors_digest(tensors)}
     return tensors["activations"] if whole else None
+
+
+def trunk_cache(network: SamLora, where: str | None, augment: bool) -> TrunkCache | None:
+    """The trunk cache that a config asks for.
+
+    Args:
+        network: what is trained.
+        where: None for no cache, "memory", or a folder that keeps activations for other runs.
+        augment: whether images are altered at random.
+
+    Raises:
+        ValueError: if images are altered: no two would be the same, and nothing would ever be found.
+    """
+    if not where:
+        return None
+    if augment:
+        raise ValueError(
+            "trunk_cache keeps what images become, and augment alters them each time: give one of the two."
+        )
+    return TrunkCache(network, folder=None if where == "memory" else where)

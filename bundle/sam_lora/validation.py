@@ -41,4 +41,6 @@ class VolumeDice(Metric):
 
     def compute(self) -> float:
         """The mean; NaN if nothing was there and nothing was found."""
-        return nan_mean([2 * self._common[key] / total if total else float("nan") for key, total in self._total.items()])
+        return nan_mean(
+            [2 * self._common[key] / total if total else float("nan") for key, total in self._total.items()]
+        )

@@ -44,10 +44,20 @@ class Volume:
     def __len__(self) -> int:
         return self._slices.shape[2]
 
-    def slice(self, k: int) -> Tensor:
-        """What the network sees of slice ``k``: ``(3, H, W)``, float32 in [0, 255]."""
-        image = torch.from_numpy(np.ascontiguousarray(np.swapaxes(self._slices[:, :, k], 0, 1))).float()
-        return image.permute(2, 0, 1) if image.ndim == 3 else image.expand(3, -1, -1)
+    def slice(self, k: int, neighbours: bool = False) -> Tensor:
+        """What the network sees of slice ``k``: ``(3, H, W)``, float32 in [0, 255].
+
+        Args:
+            k: the slice.
+            neighbours: the slices before and after are the first and last channel, see :func:`around`; colours stay.
+        """
+        slices = np.swapaxes(self._slices, 0, 1)
+        if slices.ndim == 4:
+            return torch.from_numpy(np.ascontiguousarray(slices[:, :, k])).float().permute(2, 0, 1)
+        if neighbours:
+            shown = np.stack([slices[:, :, n] for n in around(k, len(self))])
+            return torch.from_numpy(shown).float()
+        return torch.from_numpy(np.ascontiguousarray(slices[:, :, k])).float().expand(3, -1, -1)
 
     def digest(self, k: int) -> str:
         """Of the content and size of slice ``k``: equal slices of any volumes have equal ones."""
@@ -63,3 +73,8 @@ class Volume:
     def slice_of(self, label: np.ndarray, k: int) -> np.ndarray:
         """Slice ``k`` of an array ``(I, J, K)`` as the network sees it, ``(H, W)``: a view to read or write."""
         return np.swapaxes(np.moveaxis(label, self.axis, 2)[:, :, k], 0, 1)
+
+
+def around(k: int, slices: int) -> tuple[int, int, int]:
+    """A slice between those before and after it; at the ends of a volume it stands for what lies beyond."""
+    return max(k - 1, 0), k, min(k + 1, slices - 1)

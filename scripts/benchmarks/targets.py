@@ -34,7 +34,7 @@ class Target:
     at_least: Mapping[str, float] = field(default_factory=dict)
 
 
-AUTOMATIC = {"prompt_mode": "token", "tokens": True, "absent": True}
+AUTOMATIC = {"prompt_mode": "token"}
 TARGETS = {
     "hippocampus_box": Target(
         "hippocampus", ("base", "accurate"), 20, ("jittered_box",), at_least={"jittered_box": 0.88}
@@ -52,7 +52,7 @@ TARGETS = {
         at_least={"automatic": 0.85},
     ),
     "iou": Target(
-        "hippocampus", ("base", "accurate"), 20, ("jittered_box", "clicks_1"), settings={"prompt_mode": "mix"}
+        "hippocampus", ("base", "accurate"), 20, ("jittered_box", "clicks_1")
     ),
     "fast_vs_accurate": Target("hippocampus", ("fast", "accurate", "decoder"), 3, ("jittered_box",), cases=10),
 }  # fmt: skip

@@ -156,10 +156,10 @@ def test_a_safetensors_file_of_something_else_is_no_adapter(tmp_path):
 
 
 def test_another_format_version_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("sam_lora.adapter.FORMAT_VERSION", 2)
+    monkeypatch.setattr("sam_lora.adapter.FORMAT_VERSION", 9)
     path = save(trained(), tmp_path / "a.safetensors")
     monkeypatch.undo()
-    with pytest.raises(AdapterError, match="has format version 2, this code reads version 1: update the code"):
+    with pytest.raises(AdapterError, match="has format version 9, this code reads versions 1 to 2: update the code"):
         read_adapter(path)
 
 
@@ -250,3 +250,58 @@ def test_the_zero_model_is_written_once(tmp_path):
     assert all(not tensor.any() for name, tensor in torch.load(path, weights_only=True).items() if "lora_b" in name)
     path.write_bytes(b"mine")
     assert write_zero_model("vit_t", tmp_path).read_bytes() == b"mine"
+
+
+LABELLED = {"labels": {2: "tail", 1: "head"}, "tokens": True}
+
+
+@torch.no_grad()
+def test_label_tokens_start_as_a_box_around_the_whole_frame():
+    network = build_sam_lora(image_size=64, **LABELLED).eval()
+    assert network.spec.tokens == (1, 2)
+    square = image()[..., :40]
+    frame = network(square, torch.tensor([[[[0.0, 0], [40, 40]]]]), torch.tensor([[[2, 3]]]))
+    for codes in ([4, 5], [6, 7]):
+        by_token = network(square, torch.zeros(1, 1, 2, 2), torch.tensor([[codes]]))
+        assert torch.allclose(by_token, frame, atol=1e-4)
+
+
+def test_tokens_are_trained_saved_and_kept_in_the_merged_network(tmp_path):
+    network = trained(**LABELLED)
+    assert "prompt_encoder.label_tokens.weight" in network.trainable_names()
+    loaded = build_sam_lora(adapter=str(save(network, tmp_path / "a.safetensors")))
+    assert loaded.spec == network.spec
+    points, codes = torch.zeros(1, 2, 2, 2), torch.tensor([[[4, 5], [6, 7]]])
+    with torch.no_grad():
+        expected = network.eval()(image(), points, codes)
+        assert torch.equal(loaded.eval()(image(), points, codes), expected)
+        assert not torch.allclose(expected[:, 0], expected[:, 1], atol=1e-2)  # each label has its own
+        merged = network.merged()
+        assert torch.allclose(merged(image(), points, codes), expected, atol=1e-3)
+    assert (merged.tokens, merged.neighbours) == ((1, 2), False)
+
+
+def test_tokens_stay_those_of_the_adapter_when_labels_join(tmp_path):
+    path = str(save(trained(**LABELLED), tmp_path / "a.safetensors"))
+    more = build_sam_lora(adapter=path, labels={0 + 3: "body"})
+    assert more.spec.labels == {1: "head", 2: "tail", 3: "body"}
+    assert more.spec.tokens == (1, 2)
+    plain = str(save(trained(), tmp_path / "b.safetensors"))
+    with pytest.raises(AdapterError, match="tokens are wanted and the adapter has none: train a new adapter"):
+        build_sam_lora(adapter=plain, tokens=True, labels={1: "head"})
+    with pytest.raises(ValueError, match="tokens belong to named labels: name them in the datalist"):
+        build_sam_lora(image_size=64, tokens=True)
+
+
+def test_an_adapter_of_the_first_format_still_loads(tmp_path, monkeypatch):
+    import sam_lora.adapter as module
+
+    network = trained()
+    told = {k: v for k, v in network.spec.to_json().items() if k not in ("tokens", "neighbours")}
+    monkeypatch.setattr(module, "FORMAT_VERSION", 1)
+    monkeypatch.setattr(module.AdapterSpec, "to_json", lambda _: told)
+    path = save(network, tmp_path / "old.safetensors")
+    monkeypatch.undo()
+    loaded = read_adapter(path)
+    assert loaded.spec == network.spec
+    assert (loaded.spec.tokens, loaded.spec.neighbours) == ((), False)

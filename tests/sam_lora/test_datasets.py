@@ -6,8 +6,8 @@ import torch
 from monai.transforms import Compose
 
 from sam_lora.cases import CaseError
-from sam_lora.datalist import load_datalist
-from sam_lora.datasets import SliceDataset, SliceSampler, collate_slices, label_value
+from sam_lora.datalist import label_value, load_datalist
+from sam_lora.datasets import SliceDataset, SliceSampler, collate_slices, slice_weights
 from sam_lora.losses import PerObjectLoss
 from sam_lora.prompts import PromptError
 from sam_lora.transforms import RandPromptsd, SplitObjectsd
@@ -83,12 +83,10 @@ def test_a_batch_pads_points_and_objects_and_the_loss_leaves_them_out(dataset_di
     assert (batch["label"][0, 1] == -1).all()
     assert (batch["point_labels"][0, 1] == -2).all()
     logits = torch.randn(2, 2, 30, 40)
-    loss = PerObjectLoss(torch.nn.BCEWithLogitsLoss())
-    real = torch.stack([logits[0, 0], logits[1, 0], logits[1, 1]])[:, None]
-    labels = torch.stack([batch["label"][0, 0], batch["label"][1, 0], batch["label"][1, 1]])[:, None]
-    assert torch.isclose(
-        loss(logits, batch["label"]), torch.nn.functional.binary_cross_entropy_with_logits(real, labels)
-    )
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    answer = {"logits": logits[:, :, None], "iou": torch.zeros(2, 2, 1)}
+    expected = (bce(logits[0, 0], batch["label"][0, 0]) + bce(logits[1], batch["label"][1])) / 2  # images weigh alike
+    assert torch.isclose(PerObjectLoss(torch.nn.BCEWithLogitsLoss())(answer, batch["label"]), expected)
 
 
 def test_slices_of_different_sizes_share_no_batch(dataset_dir):
@@ -139,3 +137,49 @@ def test_negative_jitter_is_refused():
 def test_a_slice_without_a_large_enough_object_is_refused():
     with pytest.raises(CaseError, match="slice 4 has no object of at least 10 pixels"):
         SplitObjectsd(min_pixels=10)({"label": np.eye(5, dtype=int), "name": "slice 4"})
+
+
+def test_labels_that_may_be_absent_are_objects_of_every_slice(dataset_dir):
+    slices = dataset(dataset_dir, absent=[1, 2], labels={1: "bar", 2: "block"}, transform=token_transform())
+    assert slices.places == [(c, k) for c in range(2) for k in range(4)]
+    sample = slices[0]  # holds no block
+    assert sample["values"].tolist() == [1, 2]
+    assert sample["label"][0].any() and not sample["label"][1].any()  # noqa: PT018
+    assert sample["point_labels"][1].tolist() == [6, 7]  # the second label's tokens
+    chosen = dataset(
+        dataset_dir, absent=[1, 2], labels={1: "bar", 2: "block"}, label="block", transform=token_transform()
+    )
+    assert chosen[0]["values"].tolist() == [2]  # nobody asks for the other one, which was blanked out
+
+
+def token_transform():
+    return Compose([SplitObjectsd(), RandPromptsd(mode="token", tokens=[1, 2])])
+
+
+def test_neighbours_are_the_outer_channels(dataset_dir):
+    image, _ = phantom(seed=20)
+    sample = dataset(dataset_dir, neighbours=True)[1]
+    assert np.array_equal(sample["image"], image[:3])
+    first = dataset(dataset_dir, neighbours=True)[0]["image"]
+    assert np.array_equal(first, image[[0, 0, 1]])
+
+
+def test_balanced_sampling_meets_every_label_alike():
+    values = [[1], [1], [1], [1], [2], []]
+    weights = slice_weights(values)
+    assert weights.sum() == pytest.approx(1)
+    for kind in ([1], [2], []):
+        assert sum(w for w, v in zip(weights, values, strict=True) if v == kind) == pytest.approx(1 / 3)
+
+
+def test_an_epoch_has_as_many_slices_as_asked_for(dataset_dir):
+    slices = dataset(dataset_dir)
+    sampler = SliceSampler(slices, balanced=True, slices=20)
+    sampler.set_epoch(1)
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler) == 20
+    assert all(8 <= index < 16 for index in drawn)
+    assert list(sampler) == drawn
+    assert len(set(SliceSampler(slices, slices=5))) == 5
+    with pytest.raises(CaseError, match="slices_per_epoch is 20 and there are 8 slices: `--balanced True` repeats"):
+        SliceSampler(slices, slices=20)

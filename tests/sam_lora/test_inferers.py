@@ -7,8 +7,10 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from sam_lora.build import build_sam_lora
 from sam_lora.cases import CaseError, to_uint8
 from sam_lora.inferers import LoadCased, PromptInferer, inference_entries
+from sam_lora.predictor import Predictor
 from sam_lora.prompts import PromptError
 from tests.conftest import phantom
 from tests.sam_lora.test_cases import raw_phantom, write_nifti, write_npz
@@ -136,3 +138,53 @@ def test_colour_pictures(tmp_path, network):
     Image.fromarray(np.random.RandomState(0).randint(0, 255, (33, 21, 3), np.uint8)).save(tmp_path / "p.png")
     mask = segment({"image": str(tmp_path / "p.png"), "prompts": [{"roi": [2, 15, 4, 30]}]}, network, labels={})
     assert mask.shape == (21, 33, 1)
+
+
+@pytest.fixture
+def token_network():
+    torch.manual_seed(0)
+    network = build_sam_lora(image_size=64, labels=LABELS, tokens=True).eval().requires_grad_(False)
+    network.prompt_encoder.label_tokens.weight[2:].normal_(0, 1)  # the two labels' answers differ
+    return network
+
+
+def test_without_prompts_every_label_with_tokens_is_segmented(tmp_path, token_network):
+    image, label = phantom()
+    entry = {"image": write_npz(tmp_path / "c.npz", image, label)["image"]}
+    both = segment(entry, token_network)
+    assert both.any()
+    logits = [
+        token_network(torch.from_numpy(image[k]).float().expand(1, 3, -1, -1), torch.zeros(1, 2, 2, 2),
+                      torch.tensor([[[4, 5], [6, 7]]]))[0] for k in range(len(image))
+    ]  # fmt: skip
+    for k, found in enumerate(logits):
+        highest, which = found.max(0)
+        certain = (highest.abs() > 0.05) & ((found[0] - found[1]).abs() > 0.05)  # logits travel as float16
+        expected = torch.where(highest > 0, which + 1, 0)
+        assert torch.equal(both[..., k].T[certain].long(), expected[certain])
+    block = segment(entry, token_network, label="block")
+    assert set(block.unique().tolist()) <= {0, 2}
+    merged = segment(entry, token_network.merged(), label="block")
+    assert (merged == block).float().mean() > 0.999
+
+
+def test_a_label_in_predict_is_its_tokens_and_clicks_correct_it(token_network):
+    image, _ = phantom()
+    predictor = Predictor(token_network)
+    predictor.set_volume(np.moveaxis(image, 0, 2).swapaxes(0, 1))
+    alone = predictor.predict(label="block", k=1)
+    shown = torch.from_numpy(image[1]).float().expand(1, 3, -1, -1)
+    expected = token_network(shown, torch.zeros(1, 1, 2, 2), torch.tensor([[[6, 7]]]))[0, 0]
+    assert np.array_equal(alone.masks[0, 0], expected.numpy() > 0)
+    clicked = predictor.predict(points=[[6, 20, 1]], point_labels=[0], label="block")  # a background click alone
+    points = torch.tensor([[[[0.0, 0], [0, 0], [6.5, 20.5]]]])
+    expected = token_network(shown, points, torch.tensor([[[6, 7, 0]]]))[0, 0]
+    assert np.array_equal(clicked.masks[0, 0], expected.numpy() > 0)
+    with pytest.raises(PromptError, match="A label alone does not say its slice: give k, from 0 to 3"):
+        predictor.predict(label="block")
+    with pytest.raises(CaseError, match="label must be one of bar, block, got 'lung'"):
+        predictor.predict(label="lung", k=0)
+    plain = Predictor(build_sam_lora(image_size=64, labels=LABELS))
+    plain.set_volume(image)
+    with pytest.raises(PromptError, match="label 'bar' has no tokens in this network: give points, boxes or a mask"):
+        plain.predict(label="bar", k=0)

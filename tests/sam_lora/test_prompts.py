@@ -14,6 +14,7 @@ from sam_lora.prompts import (
     jitter_box,
     refuse_unprompted_labels,
     sample_prompts,
+    token,
 )
 
 SHAPE = (10, 20, 5)
@@ -35,12 +36,12 @@ def test_the_box_of_a_mask_ends_one_past_its_last_pixel():
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_gives_points_inside_the_slice_and_hits_the_object(mode):
     for seed in range(20):
-        prompts = sample_prompts(masks(), mode, np.random.RandomState(seed), jitter=0.3, num_points=2)
+        prompts = sample_prompts(masks(), mode, np.random.RandomState(seed), jitter=0.3, num_points=2, tokens=[1, 0])
         for mask, points, labels in zip(masks(), prompts.points, prompts.point_labels, strict=True):
             for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True):
                 if label == 1:
                     assert mask[math.floor(y), math.floor(x)]
-                elif label >= 2:
+                elif label in (2, 3):
                     assert 0 <= x <= 10
                     assert 0 <= y <= 20
 
@@ -91,7 +92,7 @@ def test_objects_with_fewer_points_are_padded_with_a_label_of_their_own():
 
 def test_an_unknown_mode_is_refused():
     with pytest.raises(
-        PromptError, match="prompt_mode must be one of no, box, full_box, point, pt_box, mix, got 'boxes'"
+        PromptError, match="prompt_mode must be one of no, token, box, full_box, point, pt_box, mix, got 'boxes'"
     ):
         sample_prompts(masks(), "boxes", np.random.RandomState(0))
 
@@ -101,3 +102,27 @@ def test_no_prompt_with_several_labels_is_refused_naming_them():
     refuse_unprompted_labels("box", {1: "spleen", 2: "liver"})
     with pytest.raises(PromptError, match="cannot tell 2 labels apart: spleen, liver"):
         refuse_unprompted_labels("no", {1: "spleen", 2: "liver"})
+
+
+def test_a_label_is_asked_for_by_its_two_tokens():
+    assert token(0) == [(0.0, 0.0, 4), (0.0, 0.0, 5)]
+    prompts = sample_prompts(masks(), "token", np.random.RandomState(0), tokens=[2, 0])
+    assert prompts.point_labels.tolist() == [[8, 9], [4, 5]]
+    with pytest.raises(PromptError, match="prompt_mode 'token' needs label tokens: give `--tokens True`"):
+        sample_prompts(masks(), "token", np.random.RandomState(0))
+
+
+def test_an_absent_label_can_be_asked_for_by_token_only():
+    empty = np.zeros((1, 20, 10), bool)
+    for mode in ("box", "mix", "point"):
+        assert sample_prompts(empty, mode, np.random.RandomState(0), tokens=[0]).point_labels.tolist() == [[4, 5]]
+        with pytest.raises(PromptError, match="A mask without a single pixel has no box"):
+            sample_prompts(empty, mode, np.random.RandomState(0))
+
+
+def test_mix_draws_tokens_where_there_are_some():
+    drawn = {
+        tuple(sample_prompts(masks()[:1], "mix", np.random.RandomState(s), tokens=[0]).point_labels[0].tolist())
+        for s in range(40)
+    }
+    assert drawn == {(4, 5), (2, 3), (1,), (1, 2, 3)}

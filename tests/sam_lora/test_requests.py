@@ -151,3 +151,19 @@ def test_a_drawn_mask_prompts_every_slice_it_is_on(axis):
 def test_an_empty_drawn_mask_is_refused():
     with pytest.raises(PromptError, match="The mask that is to prompt holds no object: it is 0 everywhere"):
         read_drawn(np.zeros(SHAPE, np.uint8), {})
+
+
+def test_a_label_by_itself_is_asked_for_on_every_slice_and_clicks_correct_it_on_theirs():
+    labels, tokens = {3: "spleen", 7: "liver"}, [7, 3]  # in the order the adapter learned them
+    request = {"label": "spleen", "automatic": True, "background": [[3, 4, 2]]}
+    (one,) = read_requests(request, SHAPE, labels, tokens=tokens)
+    assert one.prompted == list(range(5))
+    assert one.points[0] == [(0.0, 0.0, 6), (0.0, 0.0, 7)]
+    assert one.points[2] == [*one.points[0], (3.5, 4.5, 0)]
+    assert one.bounds is None
+    with pytest.raises(
+        PromptError, match="Label 'spleen' cannot be segmented without a prompt: the adapter has no tok"
+    ):
+        read_requests(request, SHAPE, labels)
+    (plain,) = read_requests({**request, "automatic": False, "foreground": [[1, 1, 1]]}, SHAPE, labels, tokens=tokens)
+    assert [label for *_, label in plain.points[1]] == [1]  # without it, clicks are clicks

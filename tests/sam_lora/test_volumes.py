@@ -53,3 +53,13 @@ def test_a_label_map_is_as_wide_as_its_values():
 def test_what_is_no_volume_is_refused(array, axis, sentence):
     with pytest.raises(CaseError, match=sentence):
         Volume(array, axis)
+
+
+def test_neighbours_are_the_outer_channels_along_any_axis():
+    for axis in range(3):
+        volume = Volume(ARRAY, axis)
+        last = len(volume) - 1
+        for k in range(len(volume)):
+            shown = volume.slice(k, neighbours=True)
+            for channel, n in enumerate((max(k - 1, 0), k, min(k + 1, last))):
+                assert torch.equal(shown[channel], volume.slice(n)[0])

@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY, run_python
 SCRIPTS = sorted(p.name for p in (REPOSITORY / "scripts").glob("*.py"))
 COMMANDS = {
     "weights.py": ["list", "get", "verify"],
-    "adapter.py": ["info", "verify", "import", "export", "merge"],
+    "adapter.py": ["info", "verify", "compare", "import", "export", "merge"],
     "benchmark.py": ["encoder", "data", "volume", "learning"],
     "data.py": ["ct_mr", "images", "convert", "split", "inspect", "decathlon"],
     "doctor.py": [],
@@ -71,11 +71,22 @@ def test_what_adapter_export_refuses(arguments, sentence, tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_doctor_says_what_is_well_and_writes_it_down(tmp_path):
-    done = run_python("scripts/doctor.py", "--device", "cpu", "--json", tmp_path / "d.json", cwd=REPOSITORY)
-    assert done.returncode == 0, done.stdout + done.stderr
-    findings = json.loads((tmp_path / "d.json").read_text())
-    assert {f["name"] for f in findings} >= {"python", "torch", "device", "weights vit_t"}
+def test_adapter_compare_says_who_is_ahead_and_refuses_what_cannot_be_compared(tmp_path, monkeypatch, capsys):
+    import runpy
+
+    from tests.sam_lora.evaluation.test_comparison import SPREAD, metrics
+
+    for name, content in (("a", metrics(SPREAD)), ("b", metrics(SPREAD + 0.05)), ("c", metrics(SPREAD, seed=3))):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["adapter.py", "compare", "a.json", "b.json", "--json", "out.json"])
+    runpy.run_path(str(REPOSITORY / "scripts" / "adapter.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "B - A +0.050 [+0.050, +0.050]  B is ahead (8 patients)" in said
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["protocols"]["oracle_box"]["mean_dice"]["ahead"] == "second"
+    assert exit_code("adapter.py", ["compare", "a.json", "c.json"], monkeypatch) == 1
+    assert "error: The evaluations have different seeds, 0 and 3" in capsys.readouterr().err
 
 
 def test_doctor_says_what_to_do(tmp_path):

@@ -37,7 +37,8 @@ def answer_requests(
         PromptError: before anything is written.
     """
     volume = predictor.volume
-    objects = read_requests(requests, volume.shape, predictor.labels, volume.axis)
+    objects = read_requests(requests, volume.shape, predictor.labels, volume.axis,
+                            tokens=predictor.embedder.network.tokens)  # fmt: skip
     with tqdm(desc="segmenting", unit="slice", disable=not propagated) as bar:
 
         def on_slice(done: int, total: int) -> None:

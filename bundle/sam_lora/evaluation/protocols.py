@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sam_lora.networks import Sam
 from sam_lora.prompts import Point, PromptError, box_of, corners, jitter_box, token
 
 BOXES = {"oracle_box": 0.0, "jittered_box": 0.1}  # -> how far a side moves, as a share of the box
@@ -102,28 +103,26 @@ def box_points(
     return {value: corners(object_box(protocol, mask, case, k, value, seed)) for value, mask in masks.items()}
 
 
-def automatic_points(network: Any, labels: Mapping[int, str]) -> dict[int, list[Point]]:
+def automatic_points(network: Sam, labels: Mapping[int, str]) -> dict[int, list[Point]]:
     """The prompts by which labels are asked for on any slice: their tokens, or nothing where there is one label only.
 
     Args:
-        network: a network whose ``spec`` may say that it has label tokens.
+        network: a :class:`sam_lora.networks.Sam`; its ``tokens`` are the label values that have some.
         labels: value -> name of what is asked for.
 
     Raises:
         PromptError: if labels cannot be told apart without tokens, or one has no token.
     """
-    spec: Any = getattr(network, "spec", None)
-    if not getattr(spec, "tokens", False):
+    tokens = network.tokens
+    if not tokens:
         if len(labels) > 1:
             raise PromptError(
                 f"The protocol 'automatic' cannot tell {len(labels)} labels apart without label tokens: "
                 f"{', '.join(labels.values())}. Choose one with `--label NAME`, or train with `--tokens True`."
             )
         return {value: [] for value in labels}
-    known = sorted(spec.labels)
     for value, name in labels.items():
-        if value not in known:
-            raise PromptError(
-                f"The adapter has no token for label {name!r}; it knows {', '.join(spec.labels.values())}."
-            )
-    return {value: token(known.index(value)) for value in labels}
+        if value not in tokens:
+            known = ", ".join(map(str, tokens))
+            raise PromptError(f"The adapter has no tokens for label {name!r}; it has them for values {known}.")
+    return {value: token(tokens.index(value)) for value in labels}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sam_lora.cases import Case
-from sam_lora.datasets import label_value
+from sam_lora.datalist import label_value
 from sam_lora.evaluation.protocols import EvaluationRules
 from sam_lora.reading import CaseError
 from sam_lora.transforms import object_values

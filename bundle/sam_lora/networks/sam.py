@@ -37,6 +37,7 @@ class Sam(nn.Module):
     Attributes:
         neighbours: whether an image's first and last channel are the slices before and after; else all are one slice,
             or a picture's colours.
+        tokens: the label values that the prompt encoder has learned tokens for, in their order.
     """
 
     pixel_mean: Tensor
@@ -50,6 +51,7 @@ class Sam(nn.Module):
         self.image_size = image_size
         self.normalization = normalization
         self.neighbours = False
+        self.tokens: tuple[int, ...] = ()
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder()
         self.mask_decoder = MaskDecoder()
@@ -81,7 +83,7 @@ class Sam(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Image ``(B, 3, H, W)`` in [0, 255] -> embedding ``(B, C, h, w)``; the slow half, worth caching."""
-        return self.rest(self.trunk(image, 0), 0)
+        return self.image_encoder(self.preprocess(image).to(self._dtype))
 
     def trunk(self, image: Tensor, cut: int) -> Tensor:
         """The lower part of :meth:`encode`: image ``(B, 3, H, W)`` in [0, 255] -> activations ``(B, ...)`` at ``cut``.

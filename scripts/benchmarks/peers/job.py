@@ -58,14 +58,14 @@ class Method:
         title: in tables.
         train: does a job; returns ``{"seconds": of training, "slices": images passed through the network}``.
         load: what :attr:`train` left in a job's folder.
-        automatic: whether it also segments without prompts, under some settings.
+        automatic: whether it also segments without prompts.
         ours: whether it is one of the presets that the choice is made among.
     """
 
     title: str
     train: Callable[[Job], dict[str, Any]]
     load: Callable[[Job], Segmenter]
-    automatic: Callable[[Mapping[str, Any]], bool] = lambda _: False
+    automatic: bool = False
     ours: bool = False
 
 

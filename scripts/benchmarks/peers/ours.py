@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,10 @@ from sam_lora.files import write_json
 from sam_lora.lora import merge_lora
 
 CONFIGS = Path(__file__).resolve().parents[3] / "bundle" / "configs"
-# What a run is given besides its cases, time and seed; a preset's overlay, where there is one, lies below it.
-COMMON: dict[str, Any] = {"image_size": 128, "prompt_mode": "box", "box_jitter": 0.1, "accumulation_steps": 4,
-                          "decay": "poly", "device": "cpu"}  # fmt: skip
-PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"layers": "late", "decoder": "full"},
-    "accurate": {"layers": "all", "decoder": "full"},
-    "decoder": {"layers": [], "decoder": "full"},
-}
-FULL: dict[str, Any] = {"image_size": None, "accumulation_steps": 1}
+# What a run is given besides its cases, time and seed; it goes over the presets' own overlays in the bundle.
+COMMON: dict[str, Any] = {"image_size": 128, "device": "cpu"}
+PRESETS: dict[str, dict[str, Any]] = {"fast": {}, "accurate": {}, "decoder": {}}
+FULL: dict[str, Any] = {"prompt_mode": "box", "accumulation_steps": 4, "decay": "poly", "optimizer_name": "AdamW"}
 FULL_RATE = 1e-4  # to be chosen on the validation cases by FULL_SWEEP
 FULL_SWEEP = """for rate in 1e-5 3e-5 1e-4 3e-4; do python scripts/benchmark.py learning --methods full --cases 3 \\
   --validation_only --settings "{'learning_rate': $rate}" --folder sweep/full-$rate; done"""
@@ -47,14 +41,13 @@ def build_full(**settings: Any) -> FullSam:
     merge_lora(adapted)  # at its start it adds nothing
     network = FullSam(adapted.image_encoder, adapted.image_size, adapted.normalization)
     network.prompt_encoder, network.mask_decoder = adapted.prompt_encoder, adapted.mask_decoder
-    network.spec = adapted.spec
+    network.spec, network.neighbours = adapted.spec, adapted.neighbours
     return network.requires_grad_(True)
 
 
 def train_preset(preset: str, job: Job) -> dict[str, Any]:
     """Train by a preset; see :func:`_train`."""
-    overlay = CONFIGS / f"{preset}.json"
-    configs = [CONFIGS / "train.json", *([overlay] if overlay.is_file() else [])]
+    configs = [CONFIGS / "train.json", CONFIGS / f"{preset}.json"]
     return _train(job, configs, {**COMMON, **PRESETS[preset], **job.settings})
 
 
@@ -101,11 +94,6 @@ def _run_folder(job: Job) -> Path:
 def load_preset(job: Job) -> Segmenter:
     """The network of a preset with its adapter."""
     return sam_segmenter(build_sam_lora(adapter=str(_run_folder(job) / ADAPTER)))
-
-
-def has_tokens(preset: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a preset also learns label tokens."""
-    return bool({**COMMON, **PRESETS[preset], **settings}.get("tokens"))
 
 
 def load_full(job: Job) -> Segmenter:

