@@ -1,0 +1,302 @@
+"""What is learned from few cases in a few minutes, by our presets and by what one would use instead."""
+
+from __future__ import annotations
+
+import json as jsons
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.cohorts import Cohort, load_cohort
+from benchmarks.learning_page import table, write_page
+from benchmarks.measuring import STATISTICS, difference, figure_of, measure
+from benchmarks.peers.job import Job, Method
+from benchmarks.peers.table import METHODS
+from benchmarks.targets import Target, look_up_target
+from sam_lora.evaluation import EvaluationRules
+from sam_lora.evaluation.summary import jsonable, shown
+from sam_lora.files import writable_folder, write_json
+
+RESULTS = "learning.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Args:
+        cohort: the images and their split.
+        cases: how many training cases, each count anew.
+        methods: names of :data:`METHODS`.
+        minutes: of each training.
+        folder: where everything finished is kept; a plan that is run again continues there.
+        seed: of everything that is drawn.
+        every: measure every n-th slice.
+        protocols: what is measured; "automatic" of those methods that can.
+        settings: what differs from the methods' own settings.
+        validate: follow trainings on the validation cases, out of their own time.
+    """
+
+    cohort: Cohort
+    cases: Sequence[int]
+    methods: Sequence[str]
+    minutes: float
+    folder: Path
+    seed: int = 0
+    every: int = 3
+    protocols: Sequence[str] = ("jittered_box", "automatic")
+    settings: Mapping[str, Any] | None = None
+    validate: bool = False
+
+    def job(self, name: str, count: int) -> Job:
+        """The training of a method on the first ``count`` cases; the base learns from none and is measured once."""
+        count = min(self.cases) if name == "base" else count
+        folder = self.folder / f"{count}" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        validation = self.cohort.validation if self.validate else ()
+        return Job(self.cohort.training[:count], self.cohort.labels, self.minutes * 60, self.seed, folder,
+                   self.cohort.min_pixels, dict(self.settings or {}), validation)  # fmt: skip
+
+    def rules(self, method: Method) -> EvaluationRules:
+        """How a method is measured."""
+        protocols = [p for p in self.protocols if p != "automatic" or method.automatic]
+        return EvaluationRules(protocols, min_pixels=self.cohort.min_pixels, every=self.every, max_clicks=0)
+
+
+def learning(  # noqa: PLR0913  each argument is an option of the command
+    minutes: float = 3,
+    cases: Any = (1, 3, 10),
+    methods: Any = None,
+    folder: str = "learning",
+    target: str | None = None,
+    every: int = 3,
+    settings: Any = None,
+    validation_only: bool = False,
+    write: bool = False,
+    json: str | None = None,
+) -> None:
+    """Train ours and its peers on the same few cases for the same time; show Dice on the test cases, with differences.
+
+    Hippocampus, from $SAM_LORA_DATA. What is finished stays in FOLDER: run again, it continues.
+
+    Args:
+        minutes: of each training.
+        cases: how many training cases, a number or several.
+        methods: a name or several; all by default.
+        folder: work folder.
+        target: run this line of benchmarks/targets.py instead, by its own settings.
+        every: measure every n-th slice.
+        settings: what differs from the methods' own settings, as a dictionary.
+        validation_only: stop before the test cases are read; to choose settings.
+        write: also write bundle/docs/learning.md and its plot.
+        json: also write the figures there.
+    """
+    if target is not None:
+        figures = run_target(target, Path(folder))
+    else:
+        if not minutes > 0:
+            raise ValueError(f"minutes must be a number above 0, got {minutes!r}.")
+        counts, names, cohort = checked_cases(cases), checked_methods(methods), load_cohort("hippocampus")
+        plan = Plan(cohort, counts, names, minutes, writable_folder(Path(folder), "folder"), every=every,
+                    settings=settings)  # fmt: skip
+        figures = run_plan(plan, METHODS, validation_only)
+        print(table(figures))
+        if write:
+            write_page(figures, Path(__file__).parents[2] / "bundle" / "docs")
+    if json:
+        write_json(Path(json), figures)
+
+
+def checked_cases(cases: Any) -> list[int]:
+    """Numbers of cases in ascending order; ValueError where one is none."""
+    counts = [cases] if isinstance(cases, int) else list(cases)
+    if not counts or not all(type(n) is int and 1 <= n <= 50 for n in counts):
+        raise ValueError(f"cases must be whole numbers from 1 to 50, got {cases!r}.")
+    return sorted(set(counts))
+
+
+def checked_methods(methods: Any) -> list[str]:
+    """Names of methods in the order of their table; ValueError lists them where one is unknown."""
+    given = list(METHODS) if methods is None else methods.split(",") if isinstance(methods, str) else list(methods)
+    for name in given:
+        if name not in METHODS:
+            raise ValueError(f"methods must be out of {', '.join(METHODS)}, got {name!r}.")
+    return [name for name in METHODS if name in given]
+
+
+def run_plan(plan: Plan, methods: Mapping[str, Method], validation_only: bool = False) -> dict[str, Any]:
+    """Train all, choose the preset on the validation cases, and only then measure on the test cases.
+
+    Validation cases are measured for the presets, or for all methods with ``validation_only``.
+
+    Returns:
+        ``{"settings", "runs": {count: {name: {"title", "training", "validation", "test"}}}, "chosen": {count: name},
+        "differences": {count: {name: {protocol: difference}}}}``; also in the folder's ``learning.json``.
+    """
+    _same_settings(plan)
+    runs: dict[str, dict[str, Any]] = {}
+    chosen: dict[str, str] = {}
+    for count in plan.cases:
+        runs[str(count)] = {
+            name: _train(plan, name, methods[name], count, methods[name].ours or validation_only)
+            for name in plan.methods
+        }
+        ours = {name: run for name, run in runs[str(count)].items() if methods[name].ours}
+        if ours:
+            chosen[str(count)] = max(ours, key=lambda name: _validation_dice(ours[name]))
+    figures: dict[str, Any] = {"settings": _settings(plan), "runs": runs, "chosen": chosen, "differences": {}}
+    if not validation_only:
+        for count in plan.cases:
+            for name in plan.methods:
+                runs[str(count)][name]["test"] = _test(plan, name, methods[name], count)
+        figures["differences"] = jsonable({count: _differences(runs[count], name) for count, name in chosen.items()})
+    write_json(plan.folder / RESULTS, figures)
+    return figures
+
+
+def _once(path: Path, do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``do`` gives, from its file where it was finished before."""
+    if not path.is_file():
+        write_json(path, do())
+    return dict(jsons.loads(path.read_text(encoding="utf-8")))
+
+
+def _train(plan: Plan, name: str, method: Method, count: int, validated: bool) -> dict[str, Any]:
+    job = plan.job(name, count)
+
+    def train() -> dict[str, Any]:
+        print(f"{method.title}: {count} cases, {plan.minutes:g} minutes", file=sys.stderr, flush=True)
+        before = time.process_time()
+        done = method.train(job)
+        return {**done, "cpu_seconds": time.process_time() - before}
+
+    training = _once(job.folder / "training.json", train)
+    run = {"title": method.title, "training": training}
+    if validated:
+        run["validation"] = _once(
+            job.folder / "validation.json", lambda: _measure(plan, method, job, plan.cohort.validation)
+        )
+    return run
+
+
+def _test(plan: Plan, name: str, method: Method, count: int) -> dict[str, Any]:
+    job = plan.job(name, count)
+    return _once(job.folder / "test.json", lambda: _measure(plan, method, job, plan.cohort.test))
+
+
+def _measure(plan: Plan, method: Method, job: Job, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    print(f"{method.title}: measuring {len(entries)} cases", file=sys.stderr, flush=True)
+    return measure(method.load(job), entries, plan.cohort.labels, plan.rules(method))
+
+
+def _validation_dice(run: Mapping[str, Any]) -> float:
+    protocol = run["validation"]["rules"]["protocols"][0]
+    found = figure_of(run["validation"], protocol)
+    return -1.0 if found is None or found["value"] is None else float(found["value"])
+
+
+def _differences(runs: Mapping[str, Any], chosen: str) -> dict[str, Any]:
+    """Of the chosen preset against every other method, by protocol."""
+    ours = runs[chosen]["test"]
+    return {
+        name: {protocol: difference(ours, run["test"], protocol) for protocol in STATISTICS}
+        for name, run in runs.items()
+        if name != chosen
+    }
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    return {
+        "minutes": plan.minutes,
+        "seed": plan.seed,
+        "every": plan.every,
+        "settings": dict(plan.settings or {}),
+        "test_cases": [entry["name"] for entry in plan.cohort.test],
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _same_settings(plan: Plan) -> None:
+    """Refuse to continue a folder under other settings; ValueError names the first that differs."""
+    path, now = plan.folder / "settings.json", _settings(plan)
+    before = _once(path, lambda: now)
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"{plan.folder} was begun with {name} {before.get(name)}, now it is {value}: use another --folder."
+            )
+
+
+def run_target(name: str, folder: Path) -> dict[str, Any]:
+    """Run one line of the table of targets and print what it reached.
+
+    Raises:
+        ValueError: if there is no such target, or its images are not there.
+    """
+    target = look_up_target(name)
+    cohort = load_cohort(target.cohort)
+    count = target.cases or len(cohort.training)
+    plan = Plan(cohort, [count], target.methods, target.minutes, writable_folder(folder / name, "folder"),
+                every=target.every, protocols=target.protocols, settings=target.settings,
+                validate=target.validate)  # fmt: skip
+    figures = run_plan(plan, METHODS)
+    runs = figures["runs"][str(count)]
+    for method, run in runs.items():
+        print("\n".join(target_lines(target, method, run)))
+    print("\n".join(against_accurate(runs, target.protocols[0])))
+    return figures
+
+
+def seconds_per_slice(training: Mapping[str, Any]) -> float | None:
+    """Once caches are filled, after the first epoch; None for a training of one epoch."""
+    history = training.get("history", [])
+    if len(history) < 2:
+        return None
+    first, last = history[0], history[-1]
+    return float((last["seconds"] - first["seconds"]) / (last["slices"] - first["slices"]))
+
+
+def against_accurate(runs: Mapping[str, Any], protocol: str) -> list[str]:
+    """How fast the other presets train, and how good they are, beside ``accurate``; nothing where it did not run."""
+    lines = []
+    for name in [name for name in ("fast", "decoder") if name in runs and "accurate" in runs]:
+        mine, other = (seconds_per_slice(runs[one]["training"]) for one in (name, "accurate"))
+        speed = "an epoch not finished twice" if not mine or not other else f"{other / mine:.1f}x as fast an epoch"
+        found = difference(runs[name]["test"], runs["accurate"]["test"], protocol)
+        dice = "" if found is None else f", {protocol} Dice {found['difference']:+.3f} {interval_text(found)}"
+        lines.append(f"{name} beside accurate: {speed}{dice}")
+    return lines
+
+
+def interval_text(found: Mapping[str, Any]) -> str:
+    """A difference's 95 % interval over patients."""
+    return "" if found["interval"] is None else "[{:+.3f}, {:+.3f}]".format(*found["interval"])
+
+
+def target_lines(target: Target, method: str, run: Mapping[str, Any]) -> list[str]:
+    """What a method reached: seconds, slices seen, the curve where there is one, and its figures."""
+    training = run["training"]
+    lines = [f"{method}: {training['seconds']:.0f} s of training, {training['slices']} slices seen"]
+    if training["slices"]:
+        lines[0] += f", {training['slices'] / training['seconds']:.1f} a second"
+    if target.validate:
+        lines += [f"  epoch {row['epoch']}: loss {row['loss']:.3f}, validation Dice {row['val_mean_dice']:.3f}"
+                  for row in training.get("history", []) if row["val_mean_dice"] is not None]  # fmt: skip
+    for protocol in target.protocols:
+        figure = figure_of(run["test"], protocol)
+        if figure is not None:
+            wanted = target.at_least.get(protocol)
+            goal = "" if wanted is None or method == "base" else f", to reach {wanted}"
+            lines.append(f"  {protocol} Dice {shown(figure)}{goal}")
+    if target.protocols == ("jittered_box", "clicks_1"):
+        lines += [f"  predicted IoU, {which}: correlation {one['correlation']:.3f}, mean absolute error "
+                  f"{one['mean_absolute_error']:.3f} ({one['objects']} objects)"
+                  for which, one in run["test"]["reliability"].items()]  # fmt: skip
+    return lines

@@ -1,0 +1,105 @@
+"""Our presets, and full fine-tuning, all by the bundle's own training config."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import run as run_bundle
+
+from benchmarks.peers.job import Job, Segmenter, sam_segmenter
+from sam_lora.adapter import read_adapter
+from sam_lora.build import SamLora, build_sam_lora
+from sam_lora.files import write_json
+from sam_lora.lora import merge_lora
+
+CONFIGS = Path(__file__).resolve().parents[3] / "bundle" / "configs"
+# What a run is given besides its cases, time and seed; it goes over the presets' own overlays in the bundle.
+COMMON: dict[str, Any] = {"image_size": 128, "device": "cpu"}
+PRESETS: dict[str, dict[str, Any]] = {"fast": {}, "accurate": {}, "decoder": {}}
+FULL: dict[str, Any] = {"prompt_mode": "box", "accumulation_steps": 4, "decay": "poly", "optimizer_name": "AdamW"}
+FULL_RATE = 1e-4  # to be chosen on the validation cases by FULL_SWEEP
+FULL_SWEEP = """for rate in 1e-5 3e-5 1e-4 3e-4; do python scripts/benchmark.py learning --methods full --cases 3 \\
+  --validation_only --settings "{'learning_rate': $rate}" --folder sweep/full-$rate; done"""
+ADAPTER = "adapter_latest.safetensors"
+
+
+class FullSam(SamLora):
+    """SAM that is fine-tuned whole: every parameter is trained; the statistics of its batch norms never move."""
+
+    def trainable_names(self) -> set[str]:
+        """Names of all parameters."""
+        return {name for name, _ in self.named_parameters()}
+
+
+def build_full(**settings: Any) -> FullSam:
+    """The network of :func:`sam_lora.build.build_sam_lora` without LoRA, everything trainable."""
+    adapted = build_sam_lora(**settings)
+    merge_lora(adapted)  # at its start it adds nothing
+    network = FullSam(adapted.image_encoder, adapted.image_size, adapted.normalization)
+    network.prompt_encoder, network.mask_decoder = adapted.prompt_encoder, adapted.mask_decoder
+    network.spec, network.neighbours = adapted.spec, adapted.neighbours
+    return network.requires_grad_(True)
+
+
+def train_preset(preset: str, job: Job) -> dict[str, Any]:
+    """Train by a preset; see :func:`_train`."""
+    configs = [CONFIGS / "train.json", CONFIGS / f"{preset}.json"]
+    return _train(job, configs, {**COMMON, **PRESETS[preset], **job.settings})
+
+
+def train_full(job: Job) -> dict[str, Any]:
+    """Fine-tune every parameter in the same engine, with a rate of its own."""
+    rate = job.settings.get("learning_rate", FULL_RATE)
+    settings = {"network_def#_target_": "benchmarks.peers.ours.build_full", **COMMON, **FULL, **job.settings}
+    return _train(job, [CONFIGS / "train.json"], {**settings, "decoder_learning_rate": rate})
+
+
+def _train(job: Job, configs: list[Path], settings: dict[str, Any]) -> dict[str, Any]:
+    """Run the bundle's training in this process, within the job's time.
+
+    Returns:
+        Seconds of training (reading, building, validating and writing left out), slices seen, the history of epochs.
+    """
+    datalist = {"training": job.cases, "validation": job.validation, "labels": job.labels}
+    write_json(job.folder / "datalist.json", datalist)
+    with contextlib.redirect_stdout(sys.stderr):  # MONAI's summary is progress, not a result
+        run_bundle(
+            config_file=[str(path) for path in configs],
+            meta_file=str(CONFIGS / "metadata.json"),
+            logging_file=str(CONFIGS / "logging.conf"),
+            bundle_root=str(CONFIGS.parent),
+            dataset_dir=str(job.folder),
+            datalist=str(job.folder / "datalist.json"),
+            output_dir=str(job.folder / "runs"),
+            ckpt_dir=str(job.folder / "models"),
+            task_name="train",
+            seed=job.seed,
+            min_pixels=job.min_pixels,
+            minutes=job.seconds / 60,
+            **{name: value for name, value in settings.items() if value is not None},
+        )
+    history = json.loads((_run_folder(job) / "history.json").read_text(encoding="utf-8"))
+    return {"seconds": history[-1]["seconds"], "slices": history[-1]["slices"], "history": history}
+
+
+def _run_folder(job: Job) -> Path:
+    """The newest run: an earlier one was killed."""
+    return max((job.folder / "runs").glob("train-*"), key=lambda path: path.stat().st_mtime)
+
+
+def load_preset(job: Job) -> Segmenter:
+    """The network of a preset with its adapter."""
+    return sam_segmenter(build_sam_lora(adapter=str(_run_folder(job) / ADAPTER)))
+
+
+def load_full(job: Job) -> Segmenter:
+    """The network that was fine-tuned whole."""
+    path = _run_folder(job) / ADAPTER
+    adapter = read_adapter(path)
+    network = build_full(image_size=adapter.spec.image_size, decoder=adapter.spec.decoder)
+    network.load_adapter_tensors(adapter.tensors, path)
+    return sam_segmenter(network)

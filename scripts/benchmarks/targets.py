@@ -1,0 +1,69 @@
+"""What learning is to reach, one line each: what is trained, for how long, and what it is measured by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Target:
+    """A training and what it must reach.
+
+    Args:
+        cohort: row of :data:`benchmarks.cohorts.COHORTS`.
+        methods: what is trained, each for the whole time; "base" is measured beside them, untrained.
+        minutes: of training.
+        protocols: what is measured.
+        cases: how many of the training cases are used; None for all.
+        settings: what differs from the methods' own settings.
+        every: measure every n-th slice.
+        validate: follow the training on the validation cases, out of its own time, so that its curve can be printed.
+        at_least: protocol -> least Dice.
+    """
+
+    cohort: str
+    methods: tuple[str, ...]
+    minutes: float
+    protocols: tuple[str, ...]
+    cases: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    every: int = 3
+    validate: bool = False
+    at_least: Mapping[str, float] = field(default_factory=dict)
+
+
+AUTOMATIC = {"prompt_mode": "token"}
+TARGETS = {
+    "hippocampus_box": Target(
+        "hippocampus", ("base", "accurate"), 20, ("jittered_box",), at_least={"jittered_box": 0.88}
+    ),
+    "ultrasound_box": Target(
+        "ultrasound", ("base", "accurate"), 20, ("jittered_box",), settings={"image_size": 256}, every=1,
+        at_least={"jittered_box": 0.87},
+    ),
+    "hippocampus_automatic_20": Target(
+        "hippocampus", ("accurate",), 20, ("automatic",), settings=AUTOMATIC, every=1, validate=True,
+        at_least={"automatic": 0.80},
+    ),
+    "hippocampus_automatic_120": Target(
+        "hippocampus", ("accurate",), 120, ("automatic",), settings=AUTOMATIC, every=1, validate=True,
+        at_least={"automatic": 0.85},
+    ),
+    "iou": Target(
+        "hippocampus", ("base", "accurate"), 20, ("jittered_box", "clicks_1")
+    ),
+    "fast_vs_accurate": Target("hippocampus", ("fast", "accurate", "decoder"), 3, ("jittered_box",), cases=10),
+}  # fmt: skip
+
+
+def look_up_target(name: str) -> Target:
+    """The row called ``name``.
+
+    Raises:
+        ValueError: if there is none; the sentence lists the names.
+    """
+    if name not in TARGETS:
+        raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {name!r}.")
+    return TARGETS[name]
