@@ -98,7 +98,9 @@ class TwoWayAttentionBlock(nn.Module):
         keys = image + image_pe
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, keys, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(repeated(image, len(tokens)) + self.cross_attn_image_to_token(keys, tokens + token_pe, tokens, is_token))
+        image = self.norm4(
+            repeated(image, len(tokens)) + self.cross_attn_image_to_token(keys, tokens + token_pe, tokens, is_token)
+        )
         return tokens, image
 
 
