@@ -53,7 +53,9 @@ def ours(name: str, variant: str, folder: Path) -> Side:
 
     def numbers() -> dict[str, Tensor]:
         named = {n: p for n, p in network.named_parameters() if p.requires_grad}
-        return {n: p.detach().clone() for n, p in named.items()} | {f"{n}.grad": p.grad for n, p in named.items()}
+        return {n: p.detach().clone() for n, p in named.items()} | {
+            f"{n}.grad": p.grad.clone() for n, p in named.items() if p.grad is not None
+        }
 
     return Side(logits, [p for p in network.parameters() if p.requires_grad], numbers)
 
@@ -78,7 +80,7 @@ def peft_side(name: str, variant: str, folder: Path) -> Side:
     places: dict[str, tuple[torch.nn.Parameter, Any]] = {}
     for layer in attention_layers(shape.image_encoder):
         qkv = network.get_submodule(f"image_encoder.{layer}.attn.qkv")
-        a, b = qkv.lora_A["default"].weight, qkv.lora_B["default"].weight  # type: ignore[index, union-attr]
+        a, b = qkv.lora_A["default"].weight, qkv.lora_B["default"].weight
         block = torch.zeros_like(b)
         for i, part in enumerate(PARTS):
             columns = torch.arange(RANK) + i * RANK

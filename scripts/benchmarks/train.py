@@ -122,7 +122,8 @@ def _difference(folder: Path, side: str, other: str) -> float:
         raise ValueError(f"{side} and {other} train other tensors: {sorted(mine.keys() ^ theirs.keys())[:3]}.")
     weights = [name for name in mine if ".lora_" in name and not name.endswith(".grad")]
     pairs = [(mine[name], theirs[name]) for name in mine if name not in weights]
-    pairs.append(tuple(torch.cat([side[name].flatten() for name in weights]) for side in (mine, theirs)))
+    together = [torch.cat([tensors[name].flatten() for name in weights]) for tensors in (mine, theirs)]
+    pairs.append((together[0], together[1]))
     return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
 
@@ -177,7 +178,7 @@ def hippocampus(cases: int) -> list[list[Sample]]:
     images = sorted((folder / "images").glob("*.nii.gz"))[:cases]
     if len(images) < cases:
         raise ValueError(f"{cases} cases of the hippocampus must lie in $SAM_LORA_DATA, {folder} has {len(images)}.")
-    transform = Compose([SplitObjectsd(10), RandPromptsd("box", 0.1)])
+    transform = Compose([SplitObjectsd(min_pixels=10), RandPromptsd(mode="box", jitter=0.1)])
     data = [{"image": str(image), "label": str(folder / "labels" / image.name)} for image in images]
     dataset = SliceDataset(data, transform, min_pixels=10, prompt_mode="box")
     found: list[list[Sample]] = [[] for _ in images]

@@ -95,9 +95,31 @@ def test_best_is_by_validation_where_there_is_one_and_never_by_test(tmp_path, da
     assert read_adapter(folder / "adapter_best.safetensors").record["metrics"] == best
 
 
-@pytest.mark.parametrize("stop_after", [2, 6, 8, 11])
-def test_a_killed_run_continues_to_the_same_weights(tmp_path, dataset_dir, stop_after, monkeypatch):
-    whole = read_adapter(train(tmp_path / "whole", dataset_dir) / "adapter_latest.safetensors")
+RECIPE = {"tokens": True, "prompt_mode": "mix", "corrections": 2, "balanced": True, "slices_per_epoch": 6, "decoder": "full",
+          "optimizer_name": "AdamW", "decay": "cosine", "warm_up": 2, "max_norm": 0.5, "iou_weight": 0.5, "layers": "late",
+          "trunk_cache": "memory"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The same training, never killed: its options, data, and last adapter."""
+    trained = {}
+
+    def run(recipe, dataset_dir):
+        if recipe not in trained:
+            options = RECIPE if recipe == "recipe" else {}
+            folder = train(tmp_path_factory.mktemp(recipe), dataset_dir, **options)
+            trained[recipe] = options, read_adapter(folder / "adapter_latest.safetensors")
+        return trained[recipe]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stop_after"), [("plain", 6), ("plain", 11), ("recipe", 2), ("recipe", 6), ("recipe", 9)]
+)
+def test_a_killed_run_continues_to_the_same_weights(tmp_path, dataset_dir, whole, recipe, stop_after, monkeypatch):
+    options, whole_adapter = whole(recipe, dataset_dir)
 
     from ignite.engine import Events
 
@@ -117,18 +139,18 @@ def test_a_killed_run_continues_to_the_same_weights(tmp_path, dataset_dir, stop_
 
     monkeypatch.setattr(TrainingRun, "attach", attach_and_kill)
     with pytest.raises(RuntimeError, match="Failed to evaluate") as error:
-        train(tmp_path / "killed", dataset_dir)
+        train(tmp_path / "killed", dataset_dir, **options)
     assert "killed here" in chain(error.value)
     monkeypatch.undo()
     (folder,) = (tmp_path / "killed" / "out").iterdir()
-    assert train(tmp_path / "killed", dataset_dir, resume=str(folder)) == folder
+    assert train(tmp_path / "killed", dataset_dir, **options, resume=str(folder)) == folder
     resumed = read_adapter(folder / "adapter_latest.safetensors")
-    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole_adapter.tensors.items())
     history = json.loads((folder / "history.json").read_text())
-    expected = {name: value for name, value in whole.record["metrics"].items() if name != "seconds"}
+    expected = {name: value for name, value in whole_adapter.record["metrics"].items() if name != "seconds"}
     assert {name: history[-1][name] for name in expected} == pytest.approx(expected)
     with pytest.raises(RuntimeError, match="Failed to") as error:
-        train(tmp_path / "killed", dataset_dir, resume=str(folder))
+        train(tmp_path / "killed", dataset_dir, **options, resume=str(folder))
     assert "has finished its 2 epochs: give more `--epochs` to continue" in str(chain(error.value))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -81,9 +83,7 @@ class MaskDecoder(nn.Module):
             ``(B * P, M, 4 * h, 4 * w)``.
         """
         first, norm, activation, second, last = self.output_upscaling
-        x = activation(
-            F.layer_norm(_each_pixel(first, source), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        )
+        x = activation(nn.LayerNorm.forward(cast(LayerNorm2d, norm), _each_pixel(first, source)))
         x = last(_each_pixel(second, x))
         logits = (x.flatten(1, -2) @ weights.mT).unflatten(1, x.shape[1:-1])  # (B * P, h, w, 2, 2, 2, 2, M)
         height, width = source.shape[1:3]
