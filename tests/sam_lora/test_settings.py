@@ -6,12 +6,12 @@ from monai.bundle import ConfigParser
 from sam_lora.settings import RULES, check_names, check_values
 from tests.conftest import BUNDLE
 
-TRAIN, INFERENCE = (str(BUNDLE / "configs" / f"{n}.json") for n in ("train", "inference"))
+TRAIN, EVALUATE, INFERENCE = (str(BUNDLE / "configs" / f"{n}.json") for n in ("train", "evaluate", "inference"))
 
 
 def test_the_configs_own_values_are_right_and_every_rule_is_of_a_setting():
     known = set()
-    for path in (TRAIN, INFERENCE):
+    for path in (TRAIN, EVALUATE, INFERENCE):
         content = ConfigParser.load_config_file(path)
         check_values(content)
         known |= content.keys()
@@ -28,6 +28,8 @@ def test_the_configs_own_values_are_right_and_every_rule_is_of_a_setting():
         ("seed", -1, "a whole number of at least 0, got -1"),
         ("learning_rate", 0, "a number above 0, got 0"),
         ("box_jitter", "abc", "a number of at least 0, got 'abc'"),
+        ("protocols", 3, "a list of protocols, .* got 3"),
+        ("max_clicks", 11, "a whole number from 0 to 10, got 11"),
         ("save_masks", "yes", "True or False, got 'yes'"),
         ("dataset_dir", 2024, "a path or name, got 2024"),
         ("task_name", "a/b", "a name without slashes, got 'a/b'"),

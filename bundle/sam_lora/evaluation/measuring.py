@@ -71,11 +71,14 @@ def measure_case(
                "value": value, "slices": len(mine), "mean_slice_dice": nan_mean([o["dice"] for o in mine])}  # fmt: skip
         for key in ("clicks_85", "clicks_90", "failed_85", "failed_90"):
             row[key] = nan_mean([o[key] for o in mine])
-        rows.append({**row, **_measure_volume(truth, protocol, value, answer)})
+        volume = _measure_volume(truth, protocol, value, answer)
+        if volume is not None:
+            rows.append({**row, **volume})
     return rows
 
 
-def _measure_volume(truth: CaseTruth, protocol: str, value: int, answer: Answer) -> dict[str, Any]:
+def _measure_volume(truth: CaseTruth, protocol: str, value: int, answer: Answer) -> dict[str, Any] | None:
+    """What is measured of a label's volume; None where slices were left out and it is on none of the others."""
     slices = truth.chosen if protocol in WHOLE else truth.measured(value)
     found = answer.masks.get(value, {})
     size = truth.case.image.shape[1:3]
@@ -93,8 +96,8 @@ def _measure_volume(truth: CaseTruth, protocol: str, value: int, answer: Answer)
     if value not in truth.present:
         voxel = 1.0 if spacing is None else float(np.prod(spacing))
         return {**result, "false_positive": float(pred.sum()) * voxel * truth.rules.every}
-    if not expected.any():  # with slices left out, a label may be on none of those that are measured
-        return result
+    if not expected.any():
+        return None
     result |= {"dice": dice(pred, expected), "missed": float(not pred.any())}
     if len(truth.case.image) == 1:  # an image, not a volume of one slice: its surface is an outline
         pred, expected, spacing = pred[0], expected[0], None if spacing is None else spacing[1:]

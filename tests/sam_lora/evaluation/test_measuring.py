@@ -73,6 +73,14 @@ def test_slices_between_the_asked_ones_do_not_count_unless_the_protocol_answers_
     assert math.isnan(row["hd95"])
 
 
+def test_a_label_on_none_of_the_measured_slices_has_no_row():
+    label = cube(k=(0, 4))
+    label[3, 0, 0] = 2
+    for protocol in ("oracle_box", "automatic"):
+        assert list(measured(label, label, protocol, every=4)) == ["1"]
+        assert list(measured(label, label, protocol)) == ["1", "2"]
+
+
 def test_one_voxel_and_masks_that_touch_the_border():
     one = EMPTY.copy()
     one[0, 0, 0] = 1
