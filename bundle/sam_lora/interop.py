@@ -7,6 +7,7 @@ alpha (the update is not scaled), the base or the data. SAMed adds the tensors o
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from sam_lora.build import attention_layers, build_sam_lora
 from sam_lora.files import write_aside
 from sam_lora.networks import build_sam, look_up_variant
 from sam_lora.weights import BASE_FORMAT, WeightsError, load_tensors, tensors_digest
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("q", "v")  # of each layer, in this order
 _DECODER = ("prompt_encoder.", "mask_decoder.")
@@ -161,7 +164,7 @@ def merge_adapter(adapter: Path, output: Path, weights: str | None = None) -> No
     """Write the network an adapter makes as plain full weights: official names, no trace of LoRA.
 
     A ``.safetensors`` output is sealed and can be the base of another adapter; ``.pt`` is a plain state dict for
-    other tools.
+    other tools. Label tokens stay behind, with a warning.
 
     Raises:
         ValueError: if the adapter or the base cannot be loaded, or the ending is neither.
@@ -169,7 +172,10 @@ def merge_adapter(adapter: Path, output: Path, weights: str | None = None) -> No
     if output.suffix not in (".safetensors", ".pt", ".pth"):
         raise ValueError(f"output must end in .safetensors, .pt or .pth, got {output}.")
     network = build_sam_lora(adapter=str(adapter), weights=weights)
-    state = network.merged().state_dict()
+    state = {name: tensor for name, tensor in network.merged().state_dict().items() if "label_tokens" not in name}
+    if network.spec.tokens:
+        logger.warning("The tokens of %d labels stay behind: plain SAM weights have no place for them.",
+                       len(network.spec.tokens))  # fmt: skip
     if output.suffix == ".safetensors":
         write_base(output, state, network.spec.variant)
         return

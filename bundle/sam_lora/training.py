@@ -27,6 +27,7 @@ from sam_lora.runs import CHECKPOINT, refuse_changed_settings, write_provenance
 logger = logging.getLogger(__name__)
 
 HISTORY = "history.json"
+NO_END = 10**6  # epochs of a training that ends by time
 
 
 class TrainingProgress(ProgressBar):
@@ -34,6 +35,12 @@ class TrainingProgress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__(bar_format="{desc} {n_fmt}/{total_fmt} |{bar}| {rate_fmt}, {remaining} left{postfix}")
+
+    @staticmethod
+    def _get_max_number_events(event_name: str, engine: Engine) -> int | None:
+        """Where time ends a training, the number of epochs says nothing."""
+        number = ProgressBar._get_max_number_events(event_name, engine)
+        return None if number is None or number >= NO_END else number
 
     def attach(self, engine: Engine, *_: Any, **__: Any) -> None:
         """Show the loss of each iteration."""
