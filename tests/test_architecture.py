@@ -80,6 +80,7 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
         "sam_lora.spec",
         "sam_lora.weights",
     },
+    "sampling": {"numpy", "torch", "sam_lora.cases", "sam_lora.datasets"},
     "interaction": {"numpy", "torch", "monai", "sam_lora.prompts"},
     "losses": {"torch", "sam_lora.interaction"},
     "optimization": {"torch", "monai", "ignite"},

@@ -18,11 +18,12 @@ from ignite.handlers import ProgressBar
 
 from sam_lora.adapter import Adapter, describe_cases, write_adapter
 from sam_lora.build import SamLora, report_trainable, write_model
-from sam_lora.datasets import SliceDataset, SliceSampler
+from sam_lora.datasets import SliceDataset
 from sam_lora.files import writable_folder, write_aside, write_json
 from sam_lora.optimization import is_step
 from sam_lora.plots import plot_history
 from sam_lora.runs import CHECKPOINT, refuse_changed_settings, write_provenance
+from sam_lora.sampling import SliceSampler
 
 logger = logging.getLogger(__name__)
 

@@ -309,3 +309,43 @@ def test_nothing_before_run_reaches_the_package():
     for config in (TRAIN, EVALUATE, INFERENCE):
         content = ConfigParser.load_config_file(config)
         assert "sam_lora" not in json.dumps([content.get("imports"), content.get("initialize")])
+
+
+@pytest.mark.parametrize("preset", ["fast", pytest.param("accurate", marks=pytest.mark.accept), pytest.param("decoder", marks=pytest.mark.accept)])  # fmt: skip
+def test_presets_train_label_tokens_and_are_recorded(tmp_path, dataset_dir, preset):
+    configs = [TRAIN, str(BUNDLE / "configs" / f"{preset}.json")]
+    folder = execute(configs, "train", tmp_path, image_size=56, device="cpu", epochs=1, slices_per_epoch=4,
+                     dataset_dir=str(dataset_dir), ckpt_dir=str(tmp_path / "models"))  # fmt: skip
+    adapter = read_adapter(folder / "adapter_best.safetensors")
+    assert adapter.record["preset"] == preset
+    assert adapter.spec.tokens == (1, 2)
+    assert adapter.spec.layers == {"fast": (8, 9), "accurate": tuple(range(10)), "decoder": ()}[preset]
+    further = {"adapter": str(folder / "adapter_best.safetensors"), "dataset_dir": str(dataset_dir), "device": "cpu"}
+    report = execute([TRAIN, EVALUATE], "eval", tmp_path / "then", protocols=["automatic"], every=2, **further)
+    rows = json.loads((report / "metrics.json").read_text())
+    assert rows["protocols"]["automatic"]["labels"].keys() == {"bar", "block"}
+
+
+def test_time_ends_a_training_in_the_middle_of_an_epoch(tmp_path, dataset_dir):
+    folder = train(tmp_path, dataset_dir, minutes=0.01, balanced=True, slices_per_epoch=500)
+    (row,) = json.loads((folder / "history.json").read_text())
+    assert row["seconds"] >= 0.6
+    assert row["slices"] < 500
+    assert row["slices"] % 2 == 0  # at the end of an optimizer step
+    assert (tmp_path / "models" / "model.pt").is_file()
+    with pytest.raises(RuntimeError) as error:
+        train(tmp_path, dataset_dir, minutes=0.01, balanced=True, slices_per_epoch=500, resume=str(folder))
+    assert "has had its 0.01 minutes: give more `--minutes` to continue" in str(chain(error.value))
+
+
+def test_a_training_without_a_new_best_ends_after_its_patience(tmp_path, dataset_dir):
+    shutil.copytree(dataset_dir / "test", dataset_dir / "validation")
+    folder = train(tmp_path, dataset_dir, patience=1, epochs=9, learning_rate=1e-12, slices_per_epoch=2)
+    history = json.loads((folder / "history.json").read_text())
+    assert len(history) == 2  # the second validation was no better than the first
+
+
+def test_altered_images_are_not_cached(tmp_path, dataset_dir):
+    with pytest.raises(RuntimeError) as error:
+        train(tmp_path, dataset_dir, trunk_cache="memory", augment=True, layers="late")
+    assert "trunk_cache keeps what images become, and augment alters them each time" in str(chain(error.value))

@@ -7,7 +7,7 @@ from monai.transforms import Compose
 
 from sam_lora.cases import CaseError
 from sam_lora.datalist import label_value, load_datalist
-from sam_lora.datasets import SliceDataset, SliceSampler, collate_slices, slice_weights
+from sam_lora.datasets import SliceDataset, collate_slices
 from sam_lora.losses import PerObjectLoss
 from sam_lora.prompts import PromptError
 from sam_lora.transforms import RandPromptsd, SplitObjectsd
@@ -60,20 +60,6 @@ def test_workers_change_nothing(dataset_dir):
     loaders = [torch.utils.data.DataLoader(slices, collate_fn=collate_slices, num_workers=n) for n in (0, 2)]
     for a, b in zip(*loaders, strict=True):
         assert torch.equal(a["points"], b["points"])
-
-
-def test_the_order_follows_from_the_epoch_and_can_start_in_the_middle(dataset_dir):
-    slices = dataset(dataset_dir)
-    sampler = SliceSampler(slices, seed=1)
-    sampler.set_epoch(2)
-    whole = list(sampler)
-    assert sorted(whole) == [2 * 8 + i for i in range(8)]
-    assert whole != sorted(whole)
-    sampler.start = 5
-    assert list(sampler) == whole[5:]
-    assert list(sampler) == whole  # only once
-    sampler.set_epoch(3)
-    assert [i % 8 for i in sampler] != [i % 8 for i in whole]
 
 
 def test_a_batch_pads_points_and_objects_and_the_loss_leaves_them_out(dataset_dir):
@@ -162,24 +148,3 @@ def test_neighbours_are_the_outer_channels(dataset_dir):
     assert np.array_equal(sample["image"], image[:3])
     first = dataset(dataset_dir, neighbours=True)[0]["image"]
     assert np.array_equal(first, image[[0, 0, 1]])
-
-
-def test_balanced_sampling_meets_every_label_alike():
-    values = [[1], [1], [1], [1], [2], []]
-    weights = slice_weights(values)
-    assert weights.sum() == pytest.approx(1)
-    for kind in ([1], [2], []):
-        assert sum(w for w, v in zip(weights, values, strict=True) if v == kind) == pytest.approx(1 / 3)
-
-
-def test_an_epoch_has_as_many_slices_as_asked_for(dataset_dir):
-    slices = dataset(dataset_dir)
-    sampler = SliceSampler(slices, balanced=True, slices=20)
-    sampler.set_epoch(1)
-    drawn = list(sampler)
-    assert len(drawn) == len(sampler) == 20
-    assert all(8 <= index < 16 for index in drawn)
-    assert list(sampler) == drawn
-    assert len(set(SliceSampler(slices, slices=5))) == 5
-    with pytest.raises(CaseError, match="slices_per_epoch is 20 and there are 8 slices: `--balanced True` repeats"):
-        SliceSampler(slices, slices=20)
