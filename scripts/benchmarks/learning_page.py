@@ -12,6 +12,7 @@ from sam_lora.files import write_aside
 from sam_lora.plots import new_figure, save_figure
 
 PAGE, PLOT = "learning.md", "learning.png"
+HEADING = "## Beside what one would use instead\n"  # the page's last section: what is written here replaces it
 
 
 def table(figures: Mapping[str, Any]) -> str:
@@ -55,7 +56,7 @@ def _difference(found: Mapping[str, Any] | None) -> str:
 
 
 def write_page(figures: Mapping[str, Any], folder: Path) -> None:
-    """Write ``learning.md`` and ``learning.png``.
+    """Write ``learning.png`` and the last section of ``learning.md``; what stands above it stays.
 
     Raises:
         ValueError: if the test cases were not measured: the page shows nothing else.
@@ -64,9 +65,10 @@ def write_page(figures: Mapping[str, Any], folder: Path) -> None:
         raise ValueError("The page shows test figures: run without --validation_only before --write.")
     plot(figures, folder / PLOT)
     settings = figures["settings"]
-    text = f"""# What is learned from few cases
-
-Made by `python scripts/benchmark.py learning --write`; every figure below was measured in that run.
+    page = folder / PAGE
+    above = page.read_text(encoding="utf-8").split(HEADING)[0] if page.exists() else "# Learning from few cases\n\n"
+    text = f"""{HEADING}
+Made by `python scripts/benchmark.py learning --write`; every figure of this section was measured in that run.
 
 MR hippocampus (Medical Segmentation Decathlon), two labels, sorted by name: cases 1-50 train, 51-60 validate, 61-80
 test. All methods were given the same training cases and {settings["minutes"]:g} minutes of training each on
@@ -83,8 +85,8 @@ test. All methods were given the same training cases and {settings["minutes"]:g}
 
 ![Dice over the number of training cases]({PLOT})
 """
-    with write_aside(folder / PAGE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with write_aside(page) as temporary:
+        temporary.write_text(above + text, encoding="utf-8")
 
 
 def plot(figures: Mapping[str, Any], path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import learning
 from benchmarks.cohorts import Cohort, load_cohort
-from benchmarks.learning_page import table, write_page
+from benchmarks.learning_page import HEADING, table, write_page
 from benchmarks.measuring import difference
 from benchmarks.peers.job import Job, Method, train_for
 from benchmarks.targets import TARGETS
@@ -103,8 +103,11 @@ def test_the_chosen_preset_is_the_best_on_validation_and_the_test_is_read_after_
 
 def test_the_page_holds_the_measured_figures(finished, tmp_path):
     _, _, figures = finished
+    (tmp_path / "learning.md").write_text("# By hand\n\n" + HEADING + "an older table\n")
     write_page(figures, tmp_path)
     text = (tmp_path / "learning.md").read_text()
+    assert text.startswith("# By hand\n\n" + HEADING)
+    assert "an older table" not in text
     assert table(figures) in text
     assert "1 training case, Dice on the test cases; ours is accurate, the best on the validation cases" in text
     assert text.count("\n| ") == 10
