@@ -84,6 +84,7 @@ class SamLora(Sam):
         plain = Sam(network.image_encoder, network.image_size, network.normalization)
         plain.prompt_encoder, plain.mask_decoder = network.prompt_encoder, network.mask_decoder
         plain.neighbours, plain.tokens = network.neighbours, network.tokens
+        plain.__dict__["spec"] = network.spec  # names and intensities, for whoever asks the merged network
         return plain.requires_grad_(False).eval().to(network.pixel_mean.device)
 
 

@@ -18,10 +18,8 @@ from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.cases import Case, CaseError, read_case
 from sam_lora.datalist import label_value
 from sam_lora.prompts import PADDING, refuse_unprompted_labels
-from sam_lora.transforms import object_values
+from sam_lora.transforms import IGNORED, object_values
 from sam_lora.volumes import around
-
-IGNORED = -1.0  # label of an object that is there only to fill a batch
 
 
 class SliceDataset(Dataset):

@@ -105,6 +105,8 @@ def _metadata(network: SamLora, adapter: str | None, multimask: bool) -> dict[st
         "image_size": str(spec.image_size),
         "normalization": network.normalization,
         "labels": json.dumps(spec.labels),
+        "tokens": json.dumps(spec.tokens),
+        "neighbours": json.dumps(spec.neighbours),
         "intensity": json.dumps(spec.intensity),
         "multimask": json.dumps(multimask),
         "adapter": "" if adapter is None else file_digest(Path(adapter), "sha256"),

@@ -191,10 +191,11 @@ class PromptInferer(Inferer):
         return MetaTensor(torch.from_numpy(label)[None, None].to(inputs.device), meta=meta)
 
     def _everything(self, volume: Volume, network: Any) -> np.ndarray:
-        generator = AutomaticMaskGenerator(network.network if isinstance(network, Embedder) else network)
+        sam: Sam = network.network if isinstance(network, Embedder) else network
+        generator = AutomaticMaskGenerator(sam)
         label = volume.empty_label(1 << 15)
         for k in range(len(volume)):
-            image = volume.slice(k).permute(1, 2, 0).numpy().astype(np.uint8)
+            image = volume.slice(k, sam.neighbours).permute(1, 2, 0).numpy().astype(np.uint8)
             records = generator.generate(image, self.show_progress)
             volume.slice_of(label, k)[...] = label_map(records, volume.size)
         if not label.any():

@@ -121,7 +121,12 @@ def export_adapter(adapter: Adapter, path: Path) -> None:
     blocks = attention_layers(build_sam(spec.variant).image_encoder)
     if spec.layers != tuple(range(len(blocks))):
         raise AdapterError(f"The format of Sam_LoRA holds all {len(blocks)} layers, this adapter has {spec.layers}.")
-    tensors = {name: t.contiguous() for name, t in adapter.tensors.items() if name.startswith(_DECODER)}
+    _warn_of_loss(spec)
+    tensors = {
+        name: tensor.contiguous()
+        for name, tensor in adapter.tensors.items()
+        if name.startswith(_DECODER) and "label_tokens" not in name
+    }
     for number in range(len(PARTS) * len(blocks)):
         layer, part = blocks[number // len(PARTS)], PARTS[number % len(PARTS)]
         for letter in "ab":
@@ -173,14 +178,22 @@ def merge_adapter(adapter: Path, output: Path, weights: str | None = None) -> No
         raise ValueError(f"output must end in .safetensors, .pt or .pth, got {output}.")
     network = build_sam_lora(adapter=str(adapter), weights=weights)
     state = {name: tensor for name, tensor in network.merged().state_dict().items() if "label_tokens" not in name}
-    if network.spec.tokens:
-        logger.warning("The tokens of %d labels stay behind: plain SAM weights have no place for them.",
-                       len(network.spec.tokens))  # fmt: skip
+    _warn_of_loss(network.spec)
     if output.suffix == ".safetensors":
         write_base(output, state, network.spec.variant)
         return
     with write_aside(output) as temporary:
         torch.save(state, temporary)
+
+
+def _warn_of_loss(spec: AdapterSpec) -> None:
+    """Say what files of others have no place for."""
+    if spec.tokens:
+        logger.warning("The tokens of %d labels stay behind: this format has no place for them.", len(spec.tokens))
+    if spec.neighbours:
+        logger.warning(
+            "Whoever reads this file has to show it neighbouring slices as channels; the file cannot say so."
+        )
 
 
 def describe_adapter(adapter: Adapter) -> dict[str, Any]:

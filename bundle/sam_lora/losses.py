@@ -30,15 +30,17 @@ class PerObjectLoss(nn.Module):
     def forward(self, answer: Mapping[str, Tensor], label: Tensor) -> Tensor:
         """``logits`` ``(B, P, R, H, W)`` and ``iou`` ``(B, P, R)`` of R rounds, labels ``(B, P, H, W)`` -> scalar.
 
-        Objects whose label is negative fill the batch and do not count.
+        Objects whose label is negative do not count, nor do images without another.
         """
-        images = []
+        images = [answer["logits"].sum() * 0]  # where nothing counts, there are gradients all the same: zeros
         for logits, iou, truth in zip(answer["logits"], answer["iou"], label, strict=True):
             counts = truth[:, 0, 0] >= 0
+            if not counts.any():
+                continue
             logits, iou = logits[counts].flatten(0, 1), iou[counts].flatten()
             truth = truth[counts].repeat_interleave(answer["logits"].shape[2], 0)
             value = self.loss(logits[:, None], truth[:, None])
             if self.iou_weight:
                 value = value + self.iou_weight * F.mse_loss(iou, true_iou(logits, truth))
             images.append(value)
-        return torch.stack(images).mean()
+        return torch.stack(images).sum() / max(1, len(images) - 1)

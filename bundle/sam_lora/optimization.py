@@ -139,5 +139,5 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     flat = torch.cat([there, *((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters)])
     dist.all_reduce(flat)
     there, *gradients = flat.split([len(parameters), *(p.numel() for p in parameters)])
-    for parameter, somewhere, gradient in zip(parameters, there, gradients, strict=True):
+    for parameter, somewhere, gradient in zip(parameters, there.tolist(), gradients, strict=True):
         parameter.grad = (gradient / dist.get_world_size()).view_as(parameter) if somewhere else None

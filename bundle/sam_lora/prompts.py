@@ -122,6 +122,11 @@ def sample_prompts(
     """
     if check_mode(mode) == "token" and tokens is None:
         raise PromptError("prompt_mode 'token' needs label tokens: give `--tokens True`.")
+    if mode == "token" and tokens is not None and None in tokens:
+        raise PromptError(
+            f"prompt_mode 'token' cannot ask for object {list(tokens).index(None)} of a slice: its label has no tokens. "
+            f"Choose a label that has some with `--label NAME`, or use prompt_mode mix."
+        )
     size = (masks.shape[1], masks.shape[2])
     return Prompts.of(
         [

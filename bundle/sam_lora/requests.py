@@ -91,12 +91,23 @@ def read_requests(
         value = _label_value(request.get("label"), names, bool(labels), where)
         name = next(known for known, one in names.items() if one == value)
         one = _object(request, (value, name), shape, axis, where)
-        if request.get("automatic"):
+        if _is_automatic(request, where):
+            if not labels:
+                raise PromptError(
+                    f"{where} is automatic, and the network's labels have no names: give clicks or a box."
+                )
             one = by_token(one, tokens, shape[axis])
         if not one.points or (needs_foreground and not one.prompted):
             raise PromptError(f"{where} has neither foreground points nor a roi: there is nothing to segment.")
         objects.append(one)
     return objects
+
+
+def _is_automatic(request: Mapping[str, Any], where: str) -> bool:
+    asked = request.get("automatic", False)
+    if not isinstance(asked, bool):
+        raise PromptError(f"automatic of {where} must be true or false, got {asked!r}.")
+    return asked
 
 
 def by_token(one: ObjectPrompts, tokens: Sequence[int], slices: int) -> ObjectPrompts:

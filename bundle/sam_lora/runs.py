@@ -76,6 +76,8 @@ def refuse_changed_settings(folder: Path) -> None:
             raise ValueError(
                 f"{folder} was trained with {name} {before.get(name)}, now it is {now.get(name)}: keep it to resume."
             )
+    if before and now and bool(before.get("trunk_cache")) != bool(now.get("trunk_cache")):  # bfloat16, or exact
+        raise ValueError(f"{folder} was trained with trunk_cache {before.get('trunk_cache')}: keep it to resume.")
 
 
 def executed_config() -> dict[str, Any]:

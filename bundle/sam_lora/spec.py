@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ def agree(asked: Mapping[str, Any], given: Adapter | None) -> dict[str, Any]:
         given: the adapter that the network starts from.
 
     Raises:
-        AdapterError: if tokens are asked for and the adapter has none.
+        AdapterError: if tokens are asked for and the adapter has none, or the other way round.
     """
     if given is None:
         return dict(asked)
@@ -31,6 +32,8 @@ def agree(asked: Mapping[str, Any], given: Adapter | None) -> dict[str, Any]:
     wanted = {name: getattr(known, name) if value is None else value for name, value in asked.items()}
     if asked["tokens"] and not known.tokens:
         raise AdapterError("tokens are wanted and the adapter has none: train a new adapter with `--tokens True`.")
+    if asked["tokens"] is False and known.tokens:
+        raise AdapterError("tokens are not wanted and the adapter has some: leave `--tokens` out to keep them.")
     wanted["tokens"] = known.tokens
     wanted["labels"] = known.labels | _names(asked["labels"])
     wanted["intensity"] = asked["intensity"] or known.intensity
@@ -54,6 +57,10 @@ def make_spec(wanted: Mapping[str, Any], network: Sam, base_digest: str) -> Adap
         raise ValueError(f"alpha must be above 0, got {alpha}: at 0 the adapter would do nothing.")
     labels, decoder = _names(wanted["labels"]), _checked_decoder(wanted["decoder"])
     tokens = _checked_tokens(wanted["tokens"], labels)
+    twice = [name for name, count in Counter(labels.values()).items() if count > 1]
+    if tokens and twice:
+        values = ", ".join(str(value) for value, name in labels.items() if name == twice[0])
+        raise ValueError(f"Label {twice[0]!r} has the values {values}: with label tokens a name belongs to one value.")
     layers = _checked_layers(wanted["layers"], network)
     if not layers and decoder == "frozen" and not tokens:
         raise ValueError(

@@ -155,7 +155,8 @@ class TrainingRun:
             write_json(self.folder / HISTORY, self.history)
             plot_history(self.history, self.losses, self.folder / "train_loss.png")
         self._save(engine)
-        if self._is_over(engine) or self._is_stuck():
+        over = self._is_over(engine) or self._is_stuck()
+        if idist.broadcast(float(over)):  # the first process decides: others' validation may differ by rounding
             engine.terminate()
 
     def _is_stuck(self) -> bool:
@@ -201,6 +202,8 @@ class TrainingRun:
             "history": self.history,
             "losses": self.losses,
             "seconds": engine.state.seconds,
+            "epoch_length": engine.state.epoch_length,
+            "processes": idist.get_world_size(),
         }
         with write_aside(self.folder / CHECKPOINT) as temporary:
             torch.save(state, temporary)
@@ -215,6 +218,12 @@ class TrainingRun:
             ) from error
         self._refuse_changes(state, path)
         epoch_length, epochs = engine.state.epoch_length, engine.state.max_epochs
+        before, now = (state["processes"], state["epoch_length"]), (idist.get_world_size(), epoch_length)
+        if before != now:
+            raise ValueError(
+                f"{path} was trained by {before[0]} processes with {before[1]} iterations an epoch, now there are {now[0]} "
+                f"with {now[1]}: keep them to resume."
+            )
         if state["iteration"] >= epoch_length * epochs:
             raise ValueError(f"{self.folder} has finished its {epochs} epochs: give more `--epochs` to continue.")
         engine.state.seconds = state["seconds"]
@@ -222,8 +231,9 @@ class TrainingRun:
             raise ValueError(f"{self.folder} has had its {self.minutes} minutes: give more `--minutes` to continue.")
         self.network.load_adapter_tensors(state["network"], path)
         self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] is not None and getattr(engine, "scaler", None) is not None:
-            engine.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] is not None:
+            # The trainer makes its scaler when it starts to run.
+            engine.add_event_handler(Events.STARTED, lambda e: e.scaler and e.scaler.load_state_dict(state["scaler"]))
         self.history, self.losses = state["history"], state["losses"]
         engine.load_state_dict({"iteration": state["iteration"], "epoch_length": epoch_length, "max_epochs": epochs})
         self.sampler.start = state["iteration"] % epoch_length * self.batch_size

@@ -11,7 +11,9 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 
 from sam_lora.cases import CaseError
-from sam_lora.prompts import check_mode, sample_prompts
+from sam_lora.prompts import PADDING, check_mode, sample_prompts
+
+IGNORED = -1.0  # label of an object that does not count: it fills a batch, or was moved out of the picture
 
 
 class SplitObjectsd(MapTransform):
@@ -55,7 +57,8 @@ def object_values(label: np.ndarray, min_pixels: int) -> list[int]:
 class RandPromptsd(RandomizableTransform, MapTransform):
     """Simulate prompts for every object: ``points`` ``(P, N, 2)`` and ``point_labels`` ``(P, N)`` join the sample.
 
-    It comes last, after every spatial augmentation, so that no transform has to move points.
+    It comes last, after every spatial augmentation, so that no transform has to move points. An object that was moved
+    out of the picture, and whose label has no tokens, gets no prompt and the label -1: it does not count.
 
     Args:
         keys: the binary masks ``(P, H, W)``.
@@ -86,9 +89,13 @@ class RandPromptsd(RandomizableTransform, MapTransform):
         """Add the prompts of one sample, drawn from the transform's own random state."""
         d = dict(data)
         for key in self.key_iterator(d):
-            values = d["values"].tolist()
+            masks, values = np.asarray(d[key]), d["values"].tolist()
             tokens = [self.tokens.index(v) if v in self.tokens else None for v in values] if self.tokens else None
-            prompts = sample_prompts(np.asarray(d[key]), self.mode, self.R, self.jitter, self.num_points, tokens)
+            lost = [not mask.any() and (tokens is None or tokens[p] is None) for p, mask in enumerate(masks)]
+            asked = np.where(np.array(lost)[:, None, None], 1, masks)  # a stand-in: its prompt asks for nothing
+            prompts = sample_prompts(asked, self.mode, self.R, self.jitter, self.num_points, tokens)
             d["points"], d["point_labels"] = prompts.points, prompts.point_labels
+            d["point_labels"][torch.tensor(lost)] = PADDING
+            d[key] = torch.where(torch.tensor(lost)[:, None, None], IGNORED, torch.as_tensor(d[key]))
         d["draw"] = self.R.randint(2**31 - 1)
         return d

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from sam_lora.adapter import read_adapter
+from sam_lora.adapter import Adapter, read_adapter, write_adapter
 from sam_lora.dicom_seg import read_seg
 from tests.conftest import BUNDLE, phantom
 from tests.dicom import write_series
@@ -324,6 +324,25 @@ def test_presets_train_label_tokens_and_are_recorded(tmp_path, dataset_dir, pres
     report = execute([TRAIN, EVALUATE], "eval", tmp_path / "then", protocols=["automatic"], every=2, **further)
     rows = json.loads((report / "metrics.json").read_text())
     assert rows["protocols"]["automatic"]["labels"].keys() == {"bar", "block"}
+
+
+def test_tokens_are_trained_on_labels_that_are_there_and_only_those_of_the_data_may_be_absent(tmp_path, dataset_dir):
+    options = {**FAST, "dataset_dir": str(dataset_dir), "tokens": True, "ckpt_dir": str(tmp_path / "models")}
+    run = workflow(TRAIN, "train", tmp_path, **options)
+    run.initialize()
+    slices = run.parser.get_parsed_content("train#dataset")
+    codes = {tuple(row) for n in range(8) for row in slices[n]["point_labels"].tolist() if slices[n]["label"].any()}
+    assert any(4 in row for row in codes)  # a bar that is there, asked for by its token
+    assert slices.absent == [1, 2]
+    adapter = tmp_path / "a.safetensors"
+    network = run.parser.get_parsed_content("network_def")
+    write_adapter(adapter, Adapter(network.spec, network.adapter_tensors()))
+    datalist = {"training": [{"image": "train/case0.npz", "label": "train/case0.npz"}], "labels": {"1": "bar"}}
+    (tmp_path / "list.json").write_text(json.dumps(datalist))
+    fewer = {**options, "tokens": None, "adapter": str(adapter), "datalist": str(tmp_path / "list.json")}
+    run = workflow(TRAIN, "train", tmp_path, **{name: value for name, value in fewer.items() if value is not None})
+    run.initialize()
+    assert run.parser.get_parsed_content("train#dataset").absent == [1]  # nobody knows where blocks are in these data
 
 
 def test_time_ends_a_training_in_the_middle_of_an_epoch(tmp_path, dataset_dir):

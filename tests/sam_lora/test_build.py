@@ -286,6 +286,10 @@ def test_tokens_stay_those_of_the_adapter_when_labels_join(tmp_path):
     more = build_sam_lora(adapter=path, labels={0 + 3: "body"})
     assert more.spec.labels == {1: "head", 2: "tail", 3: "body"}
     assert more.spec.tokens == (1, 2)
+    with pytest.raises(AdapterError, match="tokens are not wanted and the adapter has some: leave `--tokens` out"):
+        build_sam_lora(adapter=path, tokens=False)
+    with pytest.raises(ValueError, match="Label 'head' has the values 1, 3: with label tokens a name belongs to one"):
+        build_sam_lora(adapter=path, labels={3: "head"})
     plain = str(save(trained(), tmp_path / "b.safetensors"))
     with pytest.raises(AdapterError, match="tokens are wanted and the adapter has none: train a new adapter"):
         build_sam_lora(adapter=plain, tokens=True, labels={1: "head"})

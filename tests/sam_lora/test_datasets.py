@@ -148,3 +148,16 @@ def test_neighbours_are_the_outer_channels(dataset_dir):
     assert np.array_equal(sample["image"], image[:3])
     first = dataset(dataset_dir, neighbours=True)[0]["image"]
     assert np.array_equal(first, image[[0, 0, 1]])
+
+
+def test_an_object_that_was_moved_out_of_the_picture_does_not_count_unless_its_label_has_tokens():
+    label = torch.zeros(2, 8, 8)
+    label[0, 2:5, 2:5] = 1
+    sample = {"label": label, "values": torch.tensor([1, 2])}
+    lost = RandPromptsd(mode="box")(sample)
+    assert lost["point_labels"].tolist() == [[2, 3], [-2, -2]]
+    assert (lost["label"][1] == -1).all()
+    assert torch.equal(lost["label"][0], label[0])
+    absent = RandPromptsd(mode="box", tokens=[1, 2])(sample)
+    assert absent["point_labels"].tolist() == [[2, 3], [6, 7]]
+    assert torch.equal(absent["label"], label)

@@ -41,3 +41,15 @@ def test_the_predicted_iou_is_pulled_to_the_true_one():
         given["iou"] = torch.full((1, 1, 1), predicted)
         with_iou, without = (PerObjectLoss(torch.nn.BCEWithLogitsLoss(), w)(given, label) for w in (1.0, 0.0))
         assert torch.isclose(with_iou - without, torch.tensor(expected))
+
+
+def test_images_without_an_object_that_counts_do_not_count():
+    given, label = answer()
+    loss = PerObjectLoss(torch.nn.BCEWithLogitsLoss())
+    label[0] = -1
+    assert torch.isclose(loss(given, label), loss(part(given, 1), label[1:]))
+    given["logits"].requires_grad_(True)
+    nothing = loss(part(given, 0), label[:1])
+    nothing.backward()
+    assert nothing == 0
+    assert not given["logits"].grad.any()

@@ -126,3 +126,10 @@ def test_mix_draws_tokens_where_there_are_some():
         for s in range(40)
     }
     assert drawn == {(4, 5), (2, 3), (1,), (1, 2, 3)}
+
+
+def test_a_label_without_tokens_cannot_be_asked_for_by_token():
+    with pytest.raises(
+        PromptError, match="prompt_mode 'token' cannot ask for object 1 of a slice: its label has no to"
+    ):
+        sample_prompts(masks(), "token", np.random.RandomState(0), tokens=[0, None])

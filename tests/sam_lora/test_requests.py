@@ -167,3 +167,7 @@ def test_a_label_by_itself_is_asked_for_on_every_slice_and_clicks_correct_it_on_
         read_requests(request, SHAPE, labels)
     (plain,) = read_requests({**request, "automatic": False, "foreground": [[1, 1, 1]]}, SHAPE, labels, tokens=tokens)
     assert [label for *_, label in plain.points[1]] == [1]  # without it, clicks are clicks
+    with pytest.raises(PromptError, match="automatic of the request must be true or false, got 'false'"):
+        read_requests({**request, "automatic": "false"}, SHAPE, labels, tokens=tokens)
+    with pytest.raises(PromptError, match="the request is automatic, and the network's labels have no names"):
+        read_requests(request, SHAPE, {}, tokens=tokens)
