@@ -70,7 +70,7 @@ def load_cohort(name: str) -> Cohort:
     data = os.environ.get("SAM_LORA_DATA")
     if not data:
         raise ValueError(f"SAM_LORA_DATA must name the folder with the {name} images; it is not set.")
-    return COHORTS[name](Path(data))
+    return COHORTS[name](Path(data).expanduser().absolute())
 
 
 def _pairs(images: Path, labels: Path, ending: str, count: int) -> list[Entry]:

@@ -17,11 +17,13 @@ from benchmarks.cohorts import Cohort, load_cohort
 from benchmarks.learning_page import table, write_page
 from benchmarks.measuring import STATISTICS, difference, figure_of, measure
 from benchmarks.peers.job import Job, Method
+from benchmarks.peers.ours import COMMON, CONFIGS, FULL, FULL_RATE, PRESETS
 from benchmarks.peers.table import METHODS
 from benchmarks.targets import Target, look_up_target
 from sam_lora.evaluation import EvaluationRules
 from sam_lora.evaluation.summary import jsonable, shown
 from sam_lora.files import writable_folder, write_json
+from sam_lora.weights import file_digest
 
 RESULTS = "learning.json"
 
@@ -98,6 +100,10 @@ def learning(  # noqa: PLR0913  each argument is an option of the command
         json: also write the figures there.
     """
     if target is not None:
+        if validation_only or write or methods is not None or settings is not None:
+            raise ValueError(
+                "target runs by its own settings: leave --validation_only, --write, --methods and --settings out."
+            )
         figures = run_target(target, Path(folder))
     else:
         if not minutes > 0:
@@ -217,7 +223,14 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "seed": plan.seed,
         "every": plan.every,
         "settings": dict(plan.settings or {}),
-        "test_cases": [entry["name"] for entry in plan.cohort.test],
+        "protocols": list(plan.protocols),
+        "min_pixels": plan.cohort.min_pixels,
+        "validate": plan.validate,
+        "cases": [
+            entry["name"] for part in (plan.cohort.training, plan.cohort.validation, plan.cohort.test) for entry in part
+        ],
+        "configs": {path.name: file_digest(path, "sha256") for path in sorted(CONFIGS.glob("*.json"))},
+        "presets": repr([COMMON, PRESETS, FULL, FULL_RATE]),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }
@@ -225,7 +238,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
 
 def _same_settings(plan: Plan) -> None:
     """Refuse to continue a folder under other settings; ValueError names the first that differs."""
-    path, now = plan.folder / "settings.json", _settings(plan)
+    path, now = plan.folder / "settings.json", jsons.loads(jsons.dumps(_settings(plan)))
     before = _once(path, lambda: now)
     for name, value in now.items():
         if before.get(name) != value:

@@ -42,6 +42,8 @@ def train(rounds: int = 3, cases: int = 10, only: str | None = None, json: str |
         only: vit_b, vit_t, epoch or presets; None does them all.
         json: also write the figures there.
     """
+    if only not in (None, *VARIANTS, "epoch", "presets"):
+        raise ValueError(f"only must be one of {', '.join(VARIANTS)}, epoch, presets, got {only!r}.")
     figures: dict[str, Any] = {"threads": torch.get_num_threads()}
     print(f"{torch.get_num_threads()} threads; ratios of seconds, in brackets of processor seconds")
     with tempfile.TemporaryDirectory() as name:

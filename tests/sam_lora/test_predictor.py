@@ -235,7 +235,7 @@ def test_segment_and_predict_agree_to_the_edges(size):
 
 
 REFUSED = {
-    "nothing": ({}, "Nothing is asked: give points, boxes or a mask"),
+    "nothing": ({}, "Nothing is asked: give points, boxes, a mask or a label"),
     "outside": ({"points": [[40, 3, 0]]}, r"lies outside the volume of 40 x 30 x 4 voxels"),
     "nan": ({"points": [[np.nan, 3, 0]]}, "must be finite"),
     "two numbers": ({"points": [[3, 3]]}, "must have 3 numbers, i, j, k"),

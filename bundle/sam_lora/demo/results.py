@@ -11,7 +11,7 @@ from tqdm import tqdm
 from sam_lora.cases import CaseError, write_mask
 from sam_lora.outputs import write_overlay
 from sam_lora.predictor import Predictor
-from sam_lora.prompts import Point
+from sam_lora.prompts import TOKEN, Point
 from sam_lora.requests import read_requests
 from sam_lora.segmentation import segment
 from sam_lora.shown import ShownImage
@@ -47,7 +47,8 @@ def answer_requests(
 
         label = segment(predictor.embedder, volume, objects, propagated, on_slice=on_slice)
     written = write_answer(folder, case, label)
-    for k in sorted({k for one in objects for k in one.points}):
+    drawn = {k for one in objects for k, given in one.points.items() if any(label < TOKEN for *_, label in given)}
+    for k in sorted(drawn):
         points: dict[int, list[Point]] = {}
         for one in objects:
             points.setdefault(one.value, []).extend(one.points.get(k, []))

@@ -50,8 +50,9 @@ class Evaluated:
 
     def describe(self) -> dict[str, Any]:
         """Name, patient and digest of the truth: what a comparison wants to be equal."""
-        label = self.truth.case.label
-        digest = hashlib.sha256(np.ascontiguousarray(label).tobytes()).hexdigest()
+        label, spacing = self.truth.case.label, self.truth.spacing
+        said = f"{None if label is None else label.shape} {spacing}".encode()
+        digest = hashlib.sha256(said + np.ascontiguousarray(label).tobytes()).hexdigest()
         return {"name": self.truth.case.name, "patient": self.truth.patient, "truth": digest}
 
 

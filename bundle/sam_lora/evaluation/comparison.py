@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam_lora.evaluation.summary import STATISTICS, mean_of, patient_sums
+from sam_lora.evaluation.summary import IN_UNITS, STATISTICS, mean_of, patient_sums
 from sam_lora.metrics import bootstrap_interval
 
 COMPARED = ("mean_dice", "mean_object_dice", "mean_surface_dice", "mean_hd95", "mean_clicks_85", "mean_clicks_90",
-            "mean_false_positive")  # fmt: skip
-LESS_IS_BETTER = ("mean_hd95", "mean_clicks_85", "mean_clicks_90", "mean_false_positive")
+            "mean_false_positive", "share_missed", "share_failed_85", "share_failed_90")  # fmt: skip
+LESS_IS_BETTER = COMPARED[3:]
 EQUAL = {"protocols": "protocols", "label": "labels", "min_pixels": "min_pixels", "every": "every",
          "tolerance": "tolerances", "max_clicks": "max_clicks", "seed": "seeds"}  # fmt: skip
 
@@ -29,6 +29,8 @@ def read_metrics(path: Path) -> dict[str, Any]:
         raise ComparisonError(f"{path} cannot be read as the metrics.json of an evaluation: {error}.") from error
     if not isinstance(content, dict) or not {"rules", "cases", "rows"} <= content.keys():
         raise ComparisonError(f"{path} is no metrics.json of an evaluation: it lacks rules, cases or rows.")
+    if not isinstance(content["rules"], dict) or not EQUAL.keys() <= content["rules"].keys():
+        raise ComparisonError(f"{path} is no metrics.json of an evaluation: its rules lack one of {', '.join(EQUAL)}.")
     return content
 
 
@@ -81,6 +83,8 @@ def _paired(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any
 
 def _difference(pairs: Sequence[tuple], statistic: str) -> dict[str, Any] | None:
     field, _ = STATISTICS[statistic]
+    if statistic in IN_UNITS and len({row["unit"] for pair in pairs for row in pair}) > 1:
+        return None  # mm and pixels have no mean
     defined = [pair for pair in pairs if all(row[field] is not None for row in pair)]
     sums = [patient_sums([pair[n] for pair in defined], statistic) for n in (0, 1)]
     both = [{"patient": a["patient"], "first": a, "second": b} for a, b in zip(*sums, strict=True)]

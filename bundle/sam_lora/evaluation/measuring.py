@@ -95,13 +95,14 @@ def _measure_volume(truth: CaseTruth, protocol: str, value: int, answer: Answer)
               "tolerance": truth.rules.tolerance, "unit": unit}  # fmt: skip
     if value not in truth.present:
         voxel = 1.0 if spacing is None else float(np.prod(spacing))
-        return {**result, "false_positive": float(pred.sum()) * voxel * truth.rules.every}
+        left_out = len(truth.case.image) / len(truth.chosen)
+        return {**result, "false_positive": float(pred.sum()) * voxel * left_out}
     if not expected.any():
         return None
     result |= {"dice": dice(pred, expected), "missed": float(not pred.any())}
     if len(truth.case.image) == 1:  # an image, not a volume of one slice: its surface is an outline
         pred, expected, spacing = pred[0], expected[0], None if spacing is None else spacing[1:]
-    if truth.rules.every == 1 or pred.ndim == 2:
+    if len(used) == len(depth) or pred.ndim == 2:
         result["surface_dice"] = surface_dice(pred, expected, truth.rules.tolerance, spacing)
         result["hd95"] = hausdorff95(pred, expected, spacing)
     return result

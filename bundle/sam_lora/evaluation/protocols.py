@@ -42,7 +42,7 @@ class EvaluationRules:
 
     Raises:
         PromptError: if a protocol is unknown or there is none.
-        ValueError: if ``max_clicks`` is no whole number from 0 to 10.
+        ValueError: if ``max_clicks`` is no whole number from 0 to 10, or another number is out of its range.
     """
 
     protocols: Sequence[str] = ("jittered_box",)
@@ -55,6 +55,12 @@ class EvaluationRules:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocols", check_protocols(self.protocols))
+        for name in ("min_pixels", "every"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be a number above 0, got {self.tolerance!r}.")
         if type(self.max_clicks) is not int or not 0 <= self.max_clicks <= MAX_CLICKS:
             raise ValueError(f"max_clicks must be a whole number from 0 to {MAX_CLICKS}, got {self.max_clicks!r}.")
 

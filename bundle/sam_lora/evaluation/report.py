@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,4 +106,7 @@ def _write_rows(path: Path, fields: Sequence[str], rows: Sequence[Mapping[str, A
     with write_aside(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fields)
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:  # undefined is empty
+            writer.writerow(
+                {key: "" if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+            )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sam_lora.networks.layers import MLP, LayerNorm2d
 from sam_lora.networks.transformer import TwoWayTransformer
@@ -59,39 +56,12 @@ class MaskDecoder(nn.Module):
         outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(batch * objects, -1, -1)
         tokens = torch.cat([outputs, sparse.flatten(0, 1)], 1)
         is_token = torch.cat([is_token.new_ones(batch * objects, outputs.shape[1]), is_token.flatten(0, 1)], 1)
-        # Without previous masks the objects of an image start from the same positions, which are projected once.
-        source = (image[:, None] + dense).flatten(0, 1)
+        source = (image[:, None] + dense).expand(-1, objects, -1, -1, -1).flatten(0, 1)
         tokens, source = self.transformer(source, image_pe, tokens, is_token)
 
         wanted = range(1, NUM_MASKS) if multimask else range(1)
+        upscaled = self.output_upscaling(source.transpose(1, 2).unflatten(2, (height, width)))
         weights = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in wanted], 1)
-        logits = self._masks(source.unflatten(1, (height, width)), weights)
+        logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
         predicted_iou = self.iou_prediction_head(tokens[:, 0])[:, wanted.start : wanted.stop]
         return logits.unflatten(0, (batch, objects)), predicted_iou.unflatten(0, (batch, objects))
-
-    def _masks(self, source: Tensor, weights: Tensor) -> Tensor:
-        """Run ``output_upscaling`` and multiply.
-
-        A transposed convolution whose stride is its kernel's side makes each position's pixels from that position
-        alone: it is a linear layer, and channels stay last until there are only masks to put in order.
-
-        Args:
-            source: ``(B * P, h, w, C)``.
-            weights: of each mask ``(B * P, M, C / 8)``.
-
-        Returns:
-            ``(B * P, M, 4 * h, 4 * w)``.
-        """
-        first, norm, activation, second, last = self.output_upscaling
-        x = activation(nn.LayerNorm.forward(cast(LayerNorm2d, norm), _each_pixel(first, source)))
-        x = last(_each_pixel(second, x))
-        logits = (x.flatten(1, -2) @ weights.mT).unflatten(1, x.shape[1:-1])  # (B * P, h, w, 2, 2, 2, 2, M)
-        height, width = source.shape[1:3]
-        return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(len(source), -1, 4 * height, 4 * width)
-
-
-def _each_pixel(layer: nn.Module, x: Tensor) -> Tensor:
-    """``(..., C)`` -> ``(..., 2, 2, C')``: rows, columns and channels that a transposed convolution makes of a position."""
-    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
-    rows = weight.permute(2, 3, 1, 0)
-    return F.linear(x, rows.flatten(0, 2), bias.repeat(4)).unflatten(-1, rows.shape[:3])

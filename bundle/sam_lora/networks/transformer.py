@@ -27,7 +27,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(inner, channels)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_is_token: Tensor | None = None) -> Tensor:
-        """Attend from ``q (B, Q, C)`` over ``k, v (B, K, C)``; where one side has fewer rows, each serves several in a row.
+        """Attend from ``q (B, Q, C)`` over ``k, v (B, K, C)``.
 
         Args:
             q: queries.
@@ -38,18 +38,12 @@ class Attention(nn.Module):
         Returns:
             ``(B, Q, C)``.
         """
-        batch = max(len(q), len(k))
         q, k, v = (
-            repeated(projection(x), batch).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
         mask = None if key_is_token is None else key_is_token[:, None, None, :]
         return self.out_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
-
-
-def repeated(x: Tensor, batch: int) -> Tensor:
-    """Each row of ``x`` as often as it takes to make ``batch`` rows; ``x`` itself where it has them."""
-    return x if len(x) == batch else x.repeat_interleave(batch // len(x), 0)
 
 
 class TwoWayAttentionBlock(nn.Module):
@@ -81,13 +75,13 @@ class TwoWayAttentionBlock(nn.Module):
 
         Args:
             tokens: ``(B, T, C)``.
-            image: ``(B, h * w, C)``, or ``(B / P, h * w, C)`` where P rows of tokens in a row share an image.
+            image: ``(B, h * w, C)``.
             token_pe: positions of the tokens ``(B, T, C)``.
             image_pe: positions of the image ``(1, h * w, C)``.
             is_token: ``(B, T)``, False where a token is padding.
 
         Returns:
-            Tokens and image, B rows each.
+            Tokens and image, shapes as given.
         """
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens, is_token)
@@ -98,9 +92,7 @@ class TwoWayAttentionBlock(nn.Module):
         keys = image + image_pe
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, keys, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(
-            repeated(image, len(tokens)) + self.cross_attn_image_to_token(keys, tokens + token_pe, tokens, is_token)
-        )
+        image = self.norm4(image + self.cross_attn_image_to_token(keys, tokens + token_pe, tokens, is_token))
         return tokens, image
 
 
@@ -126,7 +118,7 @@ class TwoWayTransformer(nn.Module):
         """Let tokens and image positions read each other.
 
         Args:
-            image: embedding plus dense prompt ``(B, C, h, w)``, or ``(B / P, C, h, w)`` where P rows of tokens share it.
+            image: embedding plus dense prompt ``(B, C, h, w)``.
             image_pe: positions ``(1, C, h, w)``.
             tokens: output tokens and prompt tokens ``(B, T, C)``.
             is_token: ``(B, T)``, False where a token is padding: no attention sees it.
