@@ -115,9 +115,7 @@ def whole(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(
-    ("recipe", "stop_after"), [("plain", 6), ("plain", 11), ("recipe", 2), ("recipe", 6), ("recipe", 9)]
-)
+@pytest.mark.parametrize(("recipe", "stop_after"), [("plain", 11), ("recipe", 2), ("recipe", 9)])
 def test_a_killed_run_continues_to_the_same_weights(tmp_path, dataset_dir, whole, recipe, stop_after, monkeypatch):
     options, whole_adapter = whole(recipe, dataset_dir)
 

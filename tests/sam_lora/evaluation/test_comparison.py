@@ -92,3 +92,21 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ComparisonError, match="it lacks rules, cases or rows"):
         read_metrics(tmp_path / "other.json")
+
+
+def test_misses_are_compared_and_mm_are_not_averaged_with_pixels():
+    one, other = metrics(SPREAD), metrics(SPREAD)
+    for content in (one, other):
+        for n, each in enumerate(content["rows"]):
+            each["missed"], each["unit"] = 0.0, "mm" if n % 2 else "pixels"
+    for each in other["rows"]:
+        each["missed"] = 1.0
+    found = compare(one, other)["oracle_box"]
+    assert found["share_missed"]["ahead"] == "first"
+    assert "mean_hd95" not in found
+
+
+def test_damaged_rules_are_a_sentence(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"rules": {}, "cases": [], "rows": []}')
+    with pytest.raises(ComparisonError, match="is no metrics.json of an evaluation: its rules lack one of protocols"):
+        read_metrics(tmp_path / "metrics.json")

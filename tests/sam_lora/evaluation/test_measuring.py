@@ -137,3 +137,22 @@ def test_surfaces_are_scipys_and_monais(seed):
         float(monai_hd),
         float(monai_sd),
     )
+
+
+def test_measured_slices_stand_for_those_left_out_in_a_false_positive_volume():
+    names, found = {1: "a"}, EMPTY.copy()
+    found[:, 2:4, 2:7] = 1  # 10 pixels on each of 4 slices
+    for every in (1, 2, 3):
+        row = measured(EMPTY, found, "automatic", spacing=None, labels=names, every=every)["a"]
+        assert row["false_positive"] == 40
+    picture = measured(EMPTY[:1], found[:1], "automatic", spacing=None, labels=names, every=3)["a"]
+    assert picture["false_positive"] == 10
+
+
+def test_a_slice_left_out_in_the_middle_leaves_no_surface():
+    label = cube(k=(0, 4))
+    label[1, 3:8, 4:8] = 0  # 5 pixels are left there
+    row = measured(label, label, min_pixels=6)["1"]
+    assert row["dice"] == 1
+    assert math.isnan(row["surface_dice"])
+    assert math.isnan(row["hd95"])

@@ -79,3 +79,16 @@ def test_every_nth_slice_has_the_middle_one_of_the_objects_among_them():
 def test_a_label_that_nobody_knows_is_refused():
     with pytest.raises(ValueError, match="label must be one of bright, dim, got 'dark'"):
         truth_of(toy_case().label, labels=LABELS, label="dark")
+
+
+@pytest.mark.parametrize(
+    ("rules", "sentence"),
+    [
+        ({"every": 0}, "every must be a whole number of at least 1, got 0"),
+        ({"min_pixels": -3}, "min_pixels must be a whole number of at least 1, got -3"),
+        ({"tolerance": -1.0}, "tolerance must be a number above 0, got -1.0"),
+    ],
+)
+def test_rules_out_of_range_are_refused(rules, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        EvaluationRules(**rules)
