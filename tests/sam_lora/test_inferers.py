@@ -1,6 +1,7 @@
 """From an image file and requests to a label map on the image's own grid."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,16 +84,17 @@ def test_everything_is_found_on_each_slice_by_itself(monkeypatch, axis):
         """Finds what is brighter than 50 and what is brighter than 150, as a generator would."""
 
         def __init__(self, network):
-            assert network == "network"
+            assert network is given
 
         def generate(self, image, progress):
             masks = [(image[..., 0] > least) for least in (50, 150)]
             return [{"segmentation": mask, "area": int(mask.sum())} for mask in masks if mask.any()]
 
+    given = SimpleNamespace(neighbours=False)
     monkeypatch.setattr("sam_lora.inferers.AutomaticMaskGenerator", Bright)
     volume = np.zeros((6, 5, 4), np.uint8)
     volume[1:4, 1:3, 2], volume[2, 2, 2], volume[5, 4, 0] = 100, 200, 100
-    found = PromptInferer(axis=axis, everything=True)(MetaTensor(torch.from_numpy(volume)[None, None]), "network")
+    found = PromptInferer(axis=axis, everything=True)(MetaTensor(torch.from_numpy(volume)[None, None]), given)
     assert torch.equal(found[0, 0] > 0, torch.from_numpy(volume > 0))
     assert found[0, 0, 2, 2, 2] != found[0, 0, 1, 1, 2] or axis == 0
     assert json.loads(found.meta["labels"][0]) == {}
