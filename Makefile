@@ -3,15 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := agg
 
-.PHONY: demo test accept lint clean
+.PHONY: demo test accept soak lint clean
 demo: .venv/installed
 	$(BIN)/python scripts/brain_demo.py --output demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not accept"
+	$(BIN)/python -m pytest -m "not accept and not soak"
 
 accept: .venv/installed
 	$(BIN)/python -m pytest -m accept
+
+soak: .venv/installed
+	$(BIN)/python -m pytest -m soak
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from tests.conftest import BUNDLE, run_python
 
 FAST = ["--image_size", "64", "--device", "cpu", "--min_pixels", "20", "--epochs", "2", "--accumulation_steps", "2",
         "--tokens", "True", "--prompt_mode", "mix", "--decoder", "full", "--max_norm", "0.5", "--iou_weight", "0.5",
-        "--optimizer_name", "SGD", "--learning_rate", "0.1", "--decoder_learning_rate", "0.01"]  # fmt: skip
+        "--optimizer_name", "SGD", "--learning_rate", "10", "--decoder_learning_rate", "0.05"]  # fmt: skip
 # SGD: Adam makes whole steps of gradients that are nothing but rounding (a key's bias cancels in the softmax).
 
 
@@ -36,4 +36,4 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path, dataset_dir):
     for name, tensor in expected.tensors.items():
         assert torch.allclose(found.tensors[name], tensor, atol=1e-5), name
     moved = expected.tensors["image_encoder.layers.3.blocks.1.attn.qkv.lora_b_q"]
-    assert moved.abs().max() > 1e-3  # 0 at the start
+    assert moved.abs().max() > 5e-4  # 0 at the start

@@ -253,7 +253,7 @@ def test_an_epoch_is_timed_after_the_first_which_fills_the_caches(finished):
     assert "an epoch not finished twice" in learning.against_accurate(runs, "jittered_box")[0]
 
 
-@pytest.mark.accept
+@pytest.mark.soak
 def test_every_method_trains_and_is_measured_on_toy_cases(cohort, tmp_path):
     from benchmarks.peers.table import METHODS
 
