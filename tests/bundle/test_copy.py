@@ -148,7 +148,7 @@ def broken(dataset_dir, tmp_path):
         "epochs 0": ((*good, "--epochs", 0), "epochs must be a whole number of at least 1, got 0"),
         "seed": ((*good, "--seed", -1), "seed must be a whole number of at least 0, got -1"),
         "variant": ((*good, "--variant", "vit_x"), "variant must be one of vit_b, vit_l, vit_h, medsam_vit_b, vit_t, got 'vit_x'"),
-        "mode": ((*good, "--prompt_mode", "boxes"), "prompt_mode must be one of no, box, full_box, point, pt_box, mix"),
+        "mode": ((*good, "--prompt_mode", "boxes"), "prompt_mode must be one of no, token, box, full_box, point, pt_box, mix"),
         "no prompt": ((*good, "--prompt_mode", "no"), "prompt_mode 'no' cannot tell 2 labels apart: bar, block"),
         "output": ((*good, "--output_dir", tmp_path / "file" / "x"), "output_dir must be a folder that can be written to"),
         "resume": ((*good, "--resume", tmp_path), "resume must be the folder of a run that was stopped"),
