@@ -24,10 +24,11 @@ from sam_lora.cases import CaseError, read_image, read_label, stem
 from sam_lora.datalist import label_value, load_datalist
 from sam_lora.datasets import plain
 from sam_lora.dicom_seg import is_seg, read_seg
+from sam_lora.drawn import read_drawn
 from sam_lora.embedding import Embedder
 from sam_lora.networks import Sam
 from sam_lora.prompts import PromptError, refuse_unprompted_labels
-from sam_lora.requests import REQUEST_KEYS, ObjectPrompts, by_token, read_drawn, read_requests
+from sam_lora.requests import REQUEST_KEYS, ObjectPrompts, by_token, read_requests
 from sam_lora.segmentation import segment
 from sam_lora.volumes import Volume
 

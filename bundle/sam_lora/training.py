@@ -1,4 +1,4 @@
-"""Handlers of the training loop: progress, adapters as they improve, and a place to continue from after a kill."""
+"""The training loop's memory: adapters as they improve, and a place to continue from after a kill."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
 
 from sam_lora.adapter import Adapter, describe_cases, write_adapter
 from sam_lora.build import SamLora, report_trainable, write_model
@@ -22,30 +21,13 @@ from sam_lora.datasets import SliceDataset
 from sam_lora.files import writable_folder, write_aside, write_json
 from sam_lora.optimization import is_step
 from sam_lora.plots import plot_history
+from sam_lora.progress import loss_of
 from sam_lora.runs import CHECKPOINT, refuse_changed_settings, write_provenance
 from sam_lora.sampling import SliceSampler
 
 logger = logging.getLogger(__name__)
 
 HISTORY = "history.json"
-NO_END = 10**6  # epochs of a training that ends by time
-
-
-class TrainingProgress(ProgressBar):
-    """A bar per epoch on stderr: loss, speed, time left."""
-
-    def __init__(self) -> None:
-        super().__init__(bar_format="{desc} {n_fmt}/{total_fmt} |{bar}| {rate_fmt}, {remaining} left{postfix}")
-
-    @staticmethod
-    def _get_max_number_events(event_name: str, engine: Engine) -> int | None:
-        """Where time ends a training, the number of epochs says nothing."""
-        number = ProgressBar._get_max_number_events(event_name, engine)
-        return None if number is None or number >= NO_END else number
-
-    def attach(self, engine: Engine, *_: Any, **__: Any) -> None:
-        """Show the loss of each iteration."""
-        super().attach(engine, output_transform=lambda output: {"loss": _loss(output)})
 
 
 class TrainingRun:
@@ -114,7 +96,7 @@ class TrainingRun:
         engine.state.seconds += time.perf_counter() - self._since
         if self.minutes is not None:  # all processes go by one clock, or they would not stop together
             engine.state.seconds = float(idist.broadcast(engine.state.seconds))
-        loss = _loss(engine.state.output)
+        loss = loss_of(engine.state.output)
         if not math.isfinite(loss):
             raise ValueError(
                 f"The loss became {loss} in iteration {engine.state.iteration}: lower learning_rate. The adapters of "
@@ -252,9 +234,3 @@ class TrainingRun:
 
 def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-def _loss(output: Any) -> float:
-    """The loss in an engine's output, which MONAI gives once, or once per image of the batch."""
-    first = output[0] if isinstance(output, list) else output
-    return float(first["loss"])

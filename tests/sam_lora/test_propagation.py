@@ -6,11 +6,12 @@ import torch
 from torch.nn import functional as F
 
 from sam_lora.cache import TensorCache
+from sam_lora.drawn import read_drawn
 from sam_lora.embedding import Embedder
 from sam_lora.networks import Sam
 from sam_lora.networks.image_encoder import ImageEncoder
 from sam_lora.propagation import Propagation, PropagationRules, blended
-from sam_lora.requests import read_drawn, read_requests
+from sam_lora.requests import read_requests
 from sam_lora.segmentation import segment
 from sam_lora.volumes import Volume
 

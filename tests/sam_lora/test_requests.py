@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from sam_lora.drawn import read_drawn
 from sam_lora.prompts import PromptError, box_of
-from sam_lora.requests import read_drawn, read_requests
+from sam_lora.requests import read_requests
 
 SHAPE = (10, 20, 5)
 

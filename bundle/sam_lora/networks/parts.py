@@ -6,13 +6,15 @@ be computed once (:mod:`sam_lora.trunk`).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sam_lora.networks.layers import wants_grad
 
 
-class EncoderInParts(nn.Module):
+class EncoderInParts(nn.Module, ABC):
     """Base of the image encoders: a start, then one part per block that holds attention, then the neck.
 
     Attributes:
@@ -35,9 +37,9 @@ class EncoderInParts(nn.Module):
         """How many blocks hold attention; the neck is part number ``depth``."""
         return len(self.part_names) - 1
 
+    @abstractmethod
     def start(self, image: Tensor) -> Tensor:
         """Image ``(B, 3, S, S)``, normalized and padded -> what the first part takes."""
-        raise NotImplementedError
 
     def trunk(self, image: Tensor, cut: int) -> Tensor:
         """Run the start and the parts before ``cut``.

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import learning
+from benchmarks import learning, target_lines
 from benchmarks.cohorts import Cohort, load_cohort
 from benchmarks.learning_page import HEADING, table, write_page
 from benchmarks.measuring import difference
@@ -246,11 +246,11 @@ def test_an_epoch_is_timed_after_the_first_which_fills_the_caches(finished):
     runs = {name: dict(finished[2]["runs"]["1"][name]) for name in ("fast", "accurate")}
     runs["fast"]["training"] = training((50.0, 100), (60.0, 200), (65.0, 250))
     runs["accurate"]["training"] = training((40.0, 100), (80.0, 200))
-    assert learning.seconds_per_slice(runs["fast"]["training"]) == pytest.approx(0.1)
-    (line,) = learning.against_accurate(runs, "jittered_box")
+    assert target_lines.seconds_per_slice(runs["fast"]["training"]) == pytest.approx(0.1)
+    (line,) = target_lines.against_accurate(runs, "jittered_box")
     assert line.startswith("fast beside accurate: 4.0x as fast an epoch, jittered_box Dice -0.")
     runs["accurate"]["training"] = training((40.0, 100))
-    assert "an epoch not finished twice" in learning.against_accurate(runs, "jittered_box")[0]
+    assert "an epoch not finished twice" in target_lines.against_accurate(runs, "jittered_box")[0]
 
 
 @pytest.mark.soak
