@@ -211,12 +211,16 @@ class TrainingRun:
         engine.state.seconds = state["seconds"]
         if self._is_over(engine):
             raise ValueError(f"{self.folder} has had its {self.minutes} minutes: give more `--minutes` to continue.")
+        self.history, self.losses = state["history"], state["losses"]
+        if self._is_stuck():
+            raise ValueError(
+                f"{self.folder} ended after {self.patience} validations without a new best: give more `--patience` to continue."
+            )
         self.network.load_adapter_tensors(state["network"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] is not None:
             # The trainer makes its scaler when it starts to run.
             engine.add_event_handler(Events.STARTED, lambda e: e.scaler and e.scaler.load_state_dict(state["scaler"]))
-        self.history, self.losses = state["history"], state["losses"]
         engine.load_state_dict({"iteration": state["iteration"], "epoch_length": epoch_length, "max_epochs": epochs})
         self.sampler.start = state["iteration"] % epoch_length * self.batch_size
         logger.info("continuing %s after iteration %d of epoch %d",

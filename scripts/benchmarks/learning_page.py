@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import figure_of
+from benchmarks.peers import medsam, unet
+from benchmarks.peers.ours import COMMON, FULL_RATE
 from sam_lora.evaluation.summary import shown
 from sam_lora.files import write_aside
 from sam_lora.plots import new_figure, save_figure
@@ -73,12 +75,16 @@ Made by `python scripts/benchmark.py learning --write`; every figure of this sec
 MR hippocampus (Medical Segmentation Decathlon), two labels, sorted by name: cases 1-50 train, 51-60 validate, 61-80
 test. All methods were given the same training cases and {settings["minutes"]:g} minutes of training each on
 {settings["threads"]} thread{"" if settings["threads"] == 1 else "s"} of a machine with {settings["cores"]} cores
-(the U-Net that for each of its two networks). Measured on every {settings["every"]}. slice of the test cases, objects of at least 10 pixels.
+(ours and the U-Net that for each of two networks, one
+for boxes, one for labels). Measured on every {settings["every"]}. slice of the test cases, objects of at least 10 pixels.
 
 - *jittered box*: each object of each slice is asked for by the box of its label, every side moved by up to 10 %: an
   oracle, the same boxes for all methods. Mean Dice per object; 95 % interval over patients.
 - *automatic*: no prompt; Dice of each label's volume, in the measured slices.
 - *ours* is the preset with the best Dice on the validation cases, chosen before the test cases were read.
+- Ours and full fine-tuning see slices at {COMMON["image_size"]} px, `fit` and peft at their network's own {medsam.SIDE} px, the U-Net as they are.
+  AdamW at {FULL_RATE:g} for full fine-tuning (the best of four on the validation cases), {medsam.FIT_RATE:g} for `fit` (its default),
+  {medsam.PEFT_RATE:g} for peft; Adam at {unet.RATE:g} for the U-Net; ours as the presets are.
 - *ours minus it*: paired by patient; "ahead" or "behind" where the 95 % interval excludes zero.
 
 {table(figures)}

@@ -360,6 +360,11 @@ def test_a_training_without_a_new_best_ends_after_its_patience(tmp_path, dataset
     folder = train(tmp_path, dataset_dir, patience=1, epochs=9, learning_rate=1e-12, slices_per_epoch=2)
     history = json.loads((folder / "history.json").read_text())
     assert len(history) == 2  # the second validation was no better than the first
+    before = (folder / "checkpoint.pt").read_bytes()
+    with pytest.raises(RuntimeError) as error:
+        train(tmp_path, dataset_dir, patience=1, epochs=9, learning_rate=1e-12, slices_per_epoch=2, resume=str(folder))
+    assert "ended after 1 validations without a new best: give more `--patience` to continue" in str(chain(error.value))
+    assert (folder / "checkpoint.pt").read_bytes() == before
 
 
 def test_altered_images_are_not_cached(tmp_path, dataset_dir):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,19 @@ from monai.bundle import run as run_bundle
 from benchmarks.peers.job import Job, Segmenter, sam_segmenter
 from sam_lora.adapter import read_adapter
 from sam_lora.build import SamLora, build_sam_lora
+from sam_lora.evaluation import Answer, CaseTruth, EvaluationRules
 from sam_lora.files import write_json
 from sam_lora.lora import merge_lora
 
 CONFIGS = Path(__file__).resolve().parents[3] / "bundle" / "configs"
 # What a run is given besides its cases, time and seed; it goes over the presets' own overlays in the bundle.
-COMMON: dict[str, Any] = {"image_size": 128, "device": "cpu"}
-PRESETS: dict[str, dict[str, Any]] = {"fast": {}, "accurate": {}, "decoder": {}}
+COMMON: dict[str, Any] = {"image_size": 112, "device": "cpu"}
+PRESETS = ("fast", "accurate", "decoder")
+# As the U-Net has it: a network for boxes and one for whole labels, each trained for the whole time.
+PROMPTS: dict[str, dict[str, Any]] = {
+    "boxed": {"prompt_mode": "box", "corrections": 0},
+    "whole": {"prompt_mode": "token", "corrections": 0},
+}
 FULL: dict[str, Any] = {"prompt_mode": "box", "accumulation_steps": 4, "decay": "poly", "optimizer_name": "AdamW"}
 FULL_RATE = 1e-4  # to be chosen on the validation cases by FULL_SWEEP
 FULL_SWEEP = """for rate in 1e-5 3e-5 1e-4 3e-4; do python scripts/benchmark.py learning --methods full --cases 3 \\
@@ -46,9 +53,22 @@ def build_full(**settings: Any) -> FullSam:
 
 
 def train_preset(preset: str, job: Job) -> dict[str, Any]:
-    """Train by a preset; see :func:`_train`."""
-    configs = [CONFIGS / "train.json", CONFIGS / f"{preset}.json"]
-    return _train(job, configs, {**COMMON, **PRESETS[preset], **job.settings})
+    """Train by a preset, a network for boxes and one for labels; one alone where the job says how it is prompted.
+
+    Returns:
+        What :func:`_train` does of the one that knows boxes, and under "automatic" of the other.
+    """
+    configs, settings = [CONFIGS / "train.json", CONFIGS / f"{preset}.json"], {**COMMON, **job.settings}
+    if "prompt_mode" in job.settings:
+        return _train(job, configs, settings)
+    boxed, whole = (_train(_part(job, name), configs, {**settings, **PROMPTS[name]}) for name in PROMPTS)
+    return {**boxed, "automatic": whole}
+
+
+def _part(job: Job, name: str) -> Job:
+    folder = job.folder / name
+    folder.mkdir(exist_ok=True)
+    return replace(job, folder=folder)
 
 
 def train_full(job: Job) -> dict[str, Any]:
@@ -92,8 +112,21 @@ def _run_folder(job: Job) -> Path:
 
 
 def load_preset(job: Job) -> Segmenter:
-    """The network of a preset with its adapter."""
-    return sam_segmenter(build_sam_lora(adapter=str(_run_folder(job) / ADAPTER)))
+    """The networks of a preset with their adapters, each asked what it knows."""
+    if "prompt_mode" in job.settings:
+        return sam_segmenter(build_sam_lora(adapter=str(_run_folder(job) / ADAPTER)))
+    boxed, whole = (
+        sam_segmenter(build_sam_lora(adapter=str(_run_folder(_part(job, name)) / ADAPTER))) for name in PROMPTS
+    )
+
+    def segmenter(truth: CaseTruth, rules: EvaluationRules) -> dict[str, Answer]:
+        answers = {}
+        for protocol in rules.protocols:
+            asked = whole if protocol == "automatic" else boxed
+            answers |= asked(truth, replace(rules, protocols=[protocol]))
+        return answers
+
+    return segmenter
 
 
 def load_full(job: Job) -> Segmenter:
