@@ -25,11 +25,13 @@ class Case:
 
     Args:
         name: the entry's ``name``, else the file's name without ending.
-        image: ``(K, H, W)`` or ``(K, H, W, 3)``, uint8; rows are j, columns i.
+        image: ``(K, H, W)`` or ``(K, H, W, 3)``, uint8; K runs along ``axis``, columns and rows along the other two axes,
+            in order.
         label: ``(K, H, W)``, integers, 0 background; None where there is none.
         spacing: size of a voxel in mm, (i, j, k); None where the file does not say.
         affine: voxel (i, j, k) -> RAS mm, 4 x 4.
         content: digest of image and label.
+        axis: of the stored array, 0, 1 or 2, that the slices lie along.
     """
 
     name: str
@@ -38,6 +40,12 @@ class Case:
     spacing: tuple[float, float, float] | None
     affine: np.ndarray
     content: str
+    axis: int = 2
+
+    @property
+    def slice_spacing(self) -> list[float] | None:
+        """Size of a voxel in mm along the axes of ``label``: from slice to slice, down, right; None where nobody says."""
+        return None if self.spacing is None else [self.spacing[a] for a in _slice_axes(self.axis)]
 
 
 def to_uint8(volume: np.ndarray, intensity: Mapping[str, Sequence[float]]) -> np.ndarray:
@@ -87,24 +95,28 @@ def read_case(entry: Mapping[str, Any], intensity: Mapping[str, Sequence[float]]
 
     Args:
         entry: ``{"image": path, "label": path}``; for npz both name the same file; no label is needed for inference.
+            ``axis`` is that of the slices, 2 where it is not there.
         intensity: see :func:`to_uint8`.
 
     Raises:
         CaseError: naming the file, if something is missing, unreadable, of another shape or place, or not finite.
     """
-    path = Path(str(entry["image"]))
+    path, axis = Path(str(entry["image"])), entry.get("axis", 2)
+    if type(axis) is not int or not 0 <= axis <= 2:
+        raise CaseError(f"{path}: axis must be 0, 1 or 2, the axis of the slices, got {axis!r}.")
     image, meta = read_image(path, intensity)
     label = None
     if entry.get("label"):
         label = read_label(Path(str(entry["label"])), image.shape[:3], path, meta)
     affine = meta["affine"]
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)) if meta["has_spacing"] else None
-    image = _slices_first(image)
-    label = None if label is None else _slices_first(label)
+    image = _slices_first(image, axis)
+    label = None if label is None else _slices_first(label, axis)
     digest = hashlib.sha256(image.data)
     if label is not None:
         digest.update(label.data)
-    return Case(str(entry.get("name") or stem(path)), image, label, spacing, affine, digest.hexdigest())  # type: ignore[arg-type]
+    name = str(entry.get("name") or stem(path))
+    return Case(name, image, label, spacing, affine, digest.hexdigest(), axis)  # type: ignore[arg-type]
 
 
 def read_image(path: Path, intensity: Mapping[str, Sequence[float]]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -173,9 +185,15 @@ def read_label(
     return array.astype(np.uint8 if array.max() < 256 else np.int32)
 
 
-def _slices_first(array: np.ndarray) -> np.ndarray:
-    """Voxel order (i, j, k[, c]) -> (k, j, i[, c]), contiguous: what is stored slice by slice is read so."""
-    return np.ascontiguousarray(np.moveaxis(array, (0, 1, 2), (2, 1, 0)))
+def _slice_axes(axis: int) -> tuple[int, int, int]:
+    """The stored axes that become slice, row and column: of the two that are left, the first is x."""
+    x, y = (a for a in range(3) if a != axis)
+    return axis, y, x
+
+
+def _slices_first(array: np.ndarray, axis: int) -> np.ndarray:
+    """Voxel order (i, j, k[, c]) -> (slice, row, column[, c]), contiguous: what is stored slice by slice is read so."""
+    return np.ascontiguousarray(np.moveaxis(array, _slice_axes(axis), (0, 1, 2)))
 
 
 def stem(path: Path) -> str:
@@ -186,7 +204,7 @@ def stem(path: Path) -> str:
     return name.rsplit(".", 1)[0]
 
 
-def write_mask(path: Path, mask: np.ndarray, affine: np.ndarray, image: Path) -> Path:
+def write_mask(path: Path, mask: np.ndarray, affine: np.ndarray, image: Path, axis: int = 2) -> Path:
     """Write a label map on the grid of its image: PNG for a picture, else NIfTI.
 
     Args:
@@ -194,6 +212,7 @@ def write_mask(path: Path, mask: np.ndarray, affine: np.ndarray, image: Path) ->
         mask: ``(K, H, W)``, integers.
         affine: of the image, voxel -> RAS mm.
         image: file of the image; its ending decides.
+        axis: of the image, that K lies along.
 
     Returns:
         The path with its ending.
@@ -204,7 +223,7 @@ def write_mask(path: Path, mask: np.ndarray, affine: np.ndarray, image: Path) ->
         with write_aside(path) as temporary:
             Image.fromarray(mask[0].astype(np.uint8 if mask.max() < 256 else np.uint16)).save(temporary, "PNG")
         return path
-    return write_nifti(path.with_name(path.name + ".nii.gz"), np.moveaxis(mask, (0, 1, 2), (2, 1, 0)), affine)
+    return write_nifti(path.with_name(path.name + ".nii.gz"), np.moveaxis(mask, (0, 1, 2), _slice_axes(axis)), affine)
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, comment: str = "") -> Path:

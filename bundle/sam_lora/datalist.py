@@ -32,7 +32,8 @@ def list_cases(dataset_dir: str, datalist: str | None = None) -> dict[str, Any]:
     Args:
         dataset_dir: folder that the datalist's relative paths start from.
         datalist: JSON with ``training``, ``validation``, ``test`` (lists of ``{"image", "label", "patient"}``) and,
-            optionally, ``labels`` (value -> name).
+            optionally, ``labels`` (value -> name) and ``axis``, of the stored arrays, that the slices lie along: 0, 1 or
+            2, the last where nobody says. An entry may have an ``axis`` of its own.
 
     Returns:
         The same, with absolute paths, all three lists, a ``name`` of its own for each entry, and ``labels`` with
@@ -82,11 +83,12 @@ def _npz_folders(folder: Path) -> dict[str, Any]:
 
 def _entries(content: Mapping[str, Any], section: str, folder: Path) -> list[dict[str, Any]]:
     entries = []
+    shared = {"axis": content["axis"]} if "axis" in content else {}
     for entry in content.get(section) or []:
         keys = [key for key in ("image", "label", "mask") if entry.get(key)]
         keys += ["prompts"] if isinstance(entry.get("prompts"), str) else []
         paths = {key: str(folder / str(entry[key])) for key in keys}
-        entries.append({**entry, **paths})
+        entries.append({**shared, **entry, **paths})
     return entries
 
 

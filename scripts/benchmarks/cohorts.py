@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +35,18 @@ class Cohort:
     min_pixels: int
 
 
-def hippocampus(data: Path) -> Cohort:
+def hippocampus(data: Path, axis: int = 2) -> Cohort:
     """MR hippocampus, sorted by name: cases 1-50 train, 51-60 validate, 61-80 test.
+
+    Args:
+        data: folder of the data sets.
+        axis: of the slices; 2 is axial, 1 coronal, in which the labels were drawn.
 
     Raises:
         ValueError: if the folder does not hold the 80 cases.
     """
     folder = data / "mr-hippocampus-msd"
-    cases = _pairs(folder / "images", folder / "labels", ".nii.gz", 80)
+    cases = [{**entry, "axis": axis} for entry in _pairs(folder / "images", folder / "labels", ".nii.gz", 80)]
     return Cohort(cases[:50], cases[50:60], cases[60:80], HIPPOCAMPUS, 10)
 
 
@@ -58,7 +64,11 @@ def ultrasound(data: Path) -> Cohort:
     return Cohort(known[:48], known[48:], test, ULTRASOUND, 50)
 
 
-COHORTS = {"hippocampus": hippocampus, "ultrasound": ultrasound}
+COHORTS: dict[str, Callable[[Path], Cohort]] = {
+    "hippocampus": hippocampus,
+    "hippocampus_coronal": partial(hippocampus, axis=1),
+    "ultrasound": ultrasound,
+}
 
 
 def load_cohort(name: str) -> Cohort:
@@ -69,7 +79,7 @@ def load_cohort(name: str) -> Cohort:
     """
     data = os.environ.get("SAM_LORA_DATA")
     if not data:
-        raise ValueError(f"SAM_LORA_DATA must name the folder with the {name} images; it is not set.")
+        raise ValueError(f"SAM_LORA_DATA must name the folder with the {name.split('_')[0]} images; it is not set.")
     return COHORTS[name](Path(data).expanduser().absolute())
 
 

@@ -146,7 +146,8 @@ def train_worker(side: str, variant: str, folder: str, cases: int) -> None:
     order = iter(turns * (1 if int(cases) else 10_000))
 
     def step(sample: Sample) -> Tensor:
-        loss = loss_function(one.logits(sample["image"], sample["points"], sample["point_labels"]), sample["label"])
+        logits = one.logits(sample["image"], sample["points"], sample["point_labels"])[:, :, None]
+        loss = loss_function({"logits": logits, "iou": logits.new_zeros(logits.shape[:3])}, sample["label"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from sam_lora.cases import CaseError, read_case, stem, to_uint8, write_mask
+from sam_lora.volumes import Volume
 from tests.conftest import phantom
 
+PERCENTILES = {"percentiles": [0.5, 99.5]}
 AFFINE = np.array([[-0.8, 0, 0, 10], [0, 0.9, 0.1, -20], [0, -0.1, 2.0, 5], [0, 0, 0, 1.0]])
 
 
@@ -151,6 +153,30 @@ def test_a_mask_lands_on_the_grid_of_its_image(tmp_path):
     assert np.allclose(written.affine, source.affine)
     picture = write_mask(tmp_path / "mask", label[:1], np.eye(4), tmp_path / "image.png")
     assert np.array_equal(np.asarray(Image.open(picture)), label[0])
+
+
+@pytest.mark.parametrize(("axis", "spacing"), [(0, [0.8, 2.0, 0.9]), (1, [0.9, 2.0, 0.8]), (2, [2.0, 0.9, 0.8])])
+def test_slices_along_any_axis_are_those_that_serving_sees_and_masks_go_back_where_they_were(tmp_path, axis, spacing):
+    image, label = phantom()
+    affine = np.diag([0.8, 0.9, 2.0, 1.0])
+    case = read_case({**write_nifti(tmp_path, image, label, affine), "axis": axis})
+    volume = Volume(np.ascontiguousarray(to_uint8(np.moveaxis(image, (0, 1, 2), (2, 1, 0)), PERCENTILES)), axis)
+    assert len(case.image) == len(volume)
+    assert np.array_equal(case.image[3], volume.slice(3)[0].numpy())
+    assert case.slice_spacing == pytest.approx(spacing)
+    path = write_mask(tmp_path / "mask", case.label, case.affine, tmp_path / "image.nii.gz", case.axis)
+    written, source = nibabel.load(path), nibabel.load(tmp_path / "label.nii.gz")
+    assert np.array_equal(written.dataobj, source.dataobj)
+    assert np.allclose(written.affine, source.affine)
+
+
+@pytest.mark.parametrize("axis", [3, -1, "1", True, None])
+def test_an_axis_that_there_is_not_is_refused(tmp_path, axis):
+    image, label = phantom()
+    entry = write_nifti(tmp_path, image, label)
+    with pytest.raises(CaseError) as error:
+        read_case({**entry, "axis": axis})
+    assert str(error.value) == f"{entry['image']}: axis must be 0, 1 or 2, the axis of the slices, got {axis!r}."
 
 
 def test_pictures_are_read_by_their_meaning_and_masks_by_their_values(tmp_path):

@@ -27,6 +27,15 @@ def test_the_datalist_wins_and_its_paths_start_in_dataset_dir(dataset_dir, tmp_p
     assert cases["labels"] == {1: "femur"}
 
 
+def test_a_datalist_says_along_which_axis_its_slices_lie_and_an_entry_may_differ(dataset_dir, tmp_path):
+    entries = [{"image": "train/case0.npz"}, {"image": "train/case1.npz", "axis": 0}]
+    (tmp_path / "list.json").write_text(json.dumps({"training": entries, "axis": 1}))
+    cases = load_datalist(str(dataset_dir), str(tmp_path / "list.json"))
+    assert [entry["axis"] for entry in cases["training"]] == [1, 0]
+    (tmp_path / "list.json").write_text(json.dumps({"training": entries[:1]}))
+    assert "axis" not in load_datalist(str(dataset_dir), str(tmp_path / "list.json"))["training"][0]
+
+
 def test_unusable_datalists_are_refused(dataset_dir, tmp_path):
     def refused(content, sentence):
         (tmp_path / "list.json").write_text(content if isinstance(content, str) else json.dumps(content))

@@ -65,12 +65,13 @@ class EvaluationReport:
         self.cases.append(evaluated.describe())
         self.rows += evaluated.rows
         self.objects += evaluated.objects
-        name, affine = evaluated.truth.case.name, evaluated.truth.case.affine
+        case = evaluated.truth.case
         for protocol in evaluated.answers:
             label = evaluated.label_map(protocol)
-            draw_case(self.folder / "overlays" / protocol / f"{name}.png", evaluated.truth, label)
+            draw_case(self.folder / "overlays" / protocol / f"{case.name}.png", evaluated.truth, label)
             if self.save_masks:
-                write_mask(self.folder / "masks" / protocol / name, label, affine, Path(engine.state.batch["image"]))
+                path, image = self.folder / "masks" / protocol / case.name, Path(engine.state.batch["image"])
+                write_mask(path, label, case.affine, image, case.axis)
         if self._bar is not None:
             self._bar.update()
 

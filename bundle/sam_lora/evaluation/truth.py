@@ -57,8 +57,8 @@ class CaseTruth:
 
     @property
     def spacing(self) -> list[float] | None:
-        """Size of a voxel in mm along the axes of the label map, (k, j, i); None where the case does not say."""
-        return None if self.case.spacing is None else list(self.case.spacing[::-1])
+        """Size of a voxel in mm along the axes of the label map; None where the case does not say."""
+        return self.case.slice_spacing
 
     def measured(self, value: int) -> list[int]:
         """The chosen slices that hold an object of a label."""

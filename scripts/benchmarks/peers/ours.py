@@ -120,7 +120,7 @@ def load_preset(job: Job) -> Segmenter:
     )
 
     def segmenter(truth: CaseTruth, rules: EvaluationRules) -> dict[str, Answer]:
-        answers = {}
+        answers: dict[str, Answer] = {}
         for protocol in rules.protocols:
             asked = whole if protocol == "automatic" else boxed
             answers |= asked(truth, replace(rules, protocols=[protocol]))
