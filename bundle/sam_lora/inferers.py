@@ -41,6 +41,7 @@ def inference_entries(
     dataset_dir: str = "",
     datalist: str | None = None,
     mask: str | None = None,
+    axis: int = 2,
 ) -> list[dict[str, Any]]:
     """What an inference run works on; of a datalist, this process's share where ``torchrun`` started several.
 
@@ -50,16 +51,22 @@ def inference_entries(
         mask: a label map that prompts instead, or a DICOM SEG of the series; for a datalist, each entry's own ``mask``.
         dataset_dir: see :func:`sam_lora.datalist.load_datalist`.
         datalist: likewise.
+        axis: of the slices that will be segmented.
 
     Raises:
         PromptError: if a prompts file cannot be read.
-        CaseError: if there is no test case, or fewer than processes.
+        CaseError: if there is no test case, or fewer than processes, or the datalist has slices along another axis.
     """
     if image:
         return [{"image": str(image), "prompts": _requests(prompts), "mask": mask}]
     entries = load_datalist(dataset_dir, datalist)["test"]
     if not entries:
         raise CaseError(f"There is no test case in {datalist or dataset_dir}; `--image FILE` segments one file.")
+    for entry in entries:
+        if entry.get("axis", axis) != axis:
+            raise CaseError(
+                f"{entry['name']} has slices along axis {entry['axis']} in the datalist: give `--axis {entry['axis']}`, not {axis}."
+            )
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if processes > len(entries):
         raise CaseError(f"There are {processes} processes for {len(entries)} test cases: start at most as many.")

@@ -114,6 +114,16 @@ def test_each_process_takes_its_share_of_the_test_cases(dataset_dir, monkeypatch
         inference_entries(dataset_dir=str(dataset_dir))
 
 
+def test_a_datalist_of_other_slices_is_not_segmented_along_the_wrong_ones(dataset_dir, tmp_path):
+    content = {"axis": 1, "test": [{"image": "test/test_case0.npz"}]}
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    options = {"dataset_dir": str(dataset_dir), "datalist": str(tmp_path / "list.json")}
+    with pytest.raises(CaseError) as error:
+        inference_entries(**options)
+    assert str(error.value) == ("test_case0 has slices along axis 1 in the datalist: give `--axis 1`, not 2.")
+    assert inference_entries(**options, axis=1)[0]["axis"] == 1
+
+
 def test_wrong_requests_are_refused(tmp_path, network):
     path = write_npz(tmp_path / "c.npz", *phantom())["image"]
     with pytest.raises(PromptError, match="outside the volume of 40 x 30 x 4 voxels"):
