@@ -25,8 +25,7 @@ class Case:
 
     Args:
         name: the entry's ``name``, else the file's name without ending.
-        image: ``(K, H, W)`` or ``(K, H, W, 3)``, uint8; K runs along ``axis``, columns and rows along the other two axes,
-            in order.
+        image: ``(K, H, W)`` or ``(K, H, W, 3)``, uint8; slices along ``axis``; columns, rows along the others, in order.
         label: ``(K, H, W)``, integers, 0 background; None where there is none.
         spacing: size of a voxel in mm, (i, j, k); None where the file does not say.
         affine: voxel (i, j, k) -> RAS mm, 4 x 4.
@@ -94,12 +93,11 @@ def read_case(entry: Mapping[str, Any], intensity: Mapping[str, Sequence[float]]
     """Read one entry of a datalist.
 
     Args:
-        entry: ``{"image": path, "label": path}``; for npz both name the same file; no label is needed for inference.
-            ``axis`` is that of the slices, 2 where it is not there.
+        entry: ``{"image": path, "label": path, "axis": 2}``; npz: one file for both; label and axis may be missing.
         intensity: see :func:`to_uint8`.
 
     Raises:
-        CaseError: naming the file, if something is missing, unreadable, of another shape or place, or not finite.
+        CaseError: naming the file, if something is missing, unreadable, misshapen, misplaced, not finite, or no axis.
     """
     path, axis = Path(str(entry["image"])), entry.get("axis", 2)
     if type(axis) is not int or not 0 <= axis <= 2:
@@ -115,8 +113,7 @@ def read_case(entry: Mapping[str, Any], intensity: Mapping[str, Sequence[float]]
     digest = hashlib.sha256(image.data)
     if label is not None:
         digest.update(label.data)
-    name = str(entry.get("name") or stem(path))
-    return Case(name, image, label, spacing, affine, digest.hexdigest(), axis)  # type: ignore[arg-type]
+    return Case(str(entry.get("name") or stem(path)), image, label, spacing, affine, digest.hexdigest(), axis)  # type: ignore[arg-type]
 
 
 def read_image(path: Path, intensity: Mapping[str, Sequence[float]]) -> tuple[np.ndarray, dict[str, Any]]:

@@ -40,7 +40,7 @@ def hippocampus(data: Path, axis: int = 2) -> Cohort:
 
     Args:
         data: folder of the data sets.
-        axis: of the slices; 2 is axial, 1 coronal, in which the labels were drawn.
+        axis: of the slices; 2 is axial, 1 coronal.
 
     Raises:
         ValueError: if the folder does not hold the 80 cases.

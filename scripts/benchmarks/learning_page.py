@@ -83,8 +83,8 @@ for boxes, one for labels). Measured on every {settings["every"]}. slice of the 
 - *automatic*: no prompt; Dice of each label's volume, in the measured slices.
 - *ours* is the preset with the best Dice on the validation cases, chosen before the test cases were read.
 - Ours and full fine-tuning see slices at {COMMON["image_size"]} px, `fit` and peft at their network's own {medsam.SIDE} px, the U-Net as they are.
-  AdamW at {FULL_RATE:g} for full fine-tuning (the best of four on the validation cases), {medsam.FIT_RATE:g} for `fit` (its default),
-  {medsam.PEFT_RATE:g} for peft; Adam at {unet.RATE:g} for the U-Net; ours as the presets are.
+  AdamW at {FULL_RATE:g} for full fine-tuning, {medsam.FIT_RATE:g} for `fit` (its default), {medsam.PEFT_RATE:g} for peft; Adam at {unet.RATE:g}
+  for the U-Net; ours as the presets are.
 - *ours minus it*: paired by patient; "ahead" or "behind" where the 95 % interval excludes zero.
 
 {table(figures)}

@@ -10,6 +10,7 @@ from benchmarks import learning, target_lines
 from benchmarks.cohorts import Cohort, load_cohort
 from benchmarks.learning_page import HEADING, table, write_page
 from benchmarks.measuring import difference
+from benchmarks.peers import ours
 from benchmarks.peers.job import Job, Method, train_for
 from benchmarks.targets import TARGETS
 from sam_lora.evaluation import Answer
@@ -170,16 +171,16 @@ def test_a_difference_is_paired_by_case(finished):
     theirs = json.loads(json.dumps(finished[2]["runs"]["1"]["fast"]["test"]))
     for number, row in enumerate(row for row in theirs["rows"] if row["protocol"] == "jittered_box"):
         row["mean_slice_dice"] = 0.3 * number / 4
-    ours = json.loads(json.dumps(theirs))
-    for row in ours["rows"]:
+    better = json.loads(json.dumps(theirs))
+    for row in better["rows"]:
         row["mean_slice_dice"] += 0.01
-    found = difference(ours, theirs, "jittered_box")
+    found = difference(better, theirs, "jittered_box")
     assert found["difference"] == pytest.approx(0.01)
     assert found["interval"] == pytest.approx((0.01, 0.01))
     assert found["ahead"] == "second"
-    for row in ours["rows"]:
-        row["mean_slice_dice"] -= 0.03 * (row["case"] == ours["rows"][0]["case"])
-    assert difference(ours, theirs, "jittered_box")["ahead"] is None
+    for row in better["rows"]:
+        row["mean_slice_dice"] -= 0.03 * (row["case"] == better["rows"][0]["case"])
+    assert difference(better, theirs, "jittered_box")["ahead"] is None
 
 
 def test_the_splits_are_those_of_the_names(data_dir):
@@ -251,6 +252,32 @@ def test_an_epoch_is_timed_after_the_first_which_fills_the_caches(finished):
     assert line.startswith("fast beside accurate: 4.0x as fast an epoch, jittered_box Dice -0.")
     runs["accurate"]["training"] = training((40.0, 100))
     assert "an epoch not finished twice" in target_lines.against_accurate(runs, "jittered_box")[0]
+
+
+def test_a_preset_learns_boxes_and_labels_apart_unless_the_job_says_how_it_is_prompted(cohort, tmp_path, monkeypatch):
+    asked = []
+
+    def train(job, _, settings):
+        asked.append((job.folder, settings["prompt_mode"], settings["corrections"], job.seconds))
+        return {"seconds": 1.0, "slices": len(asked)}
+
+    monkeypatch.setattr(ours, "_train", train)
+    job = plan_of(cohort, tmp_path / "both", ["fast"]).job("fast", 1)
+    done = ours.train_preset("fast", job)
+    assert asked == [(job.folder / "boxed", "box", 0, 30.0), (job.folder / "whole", "token", 0, 30.0)]
+    assert done == {"seconds": 1.0, "slices": 1, "automatic": {"seconds": 1.0, "slices": 2}}
+    settings = {"prompt_mode": "mix", "corrections": 2}
+    job = plan_of(cohort, tmp_path / "one", ["fast"], settings=settings).job("fast", 1)
+    assert ours.train_preset("fast", job) == {"seconds": 1.0, "slices": 3}
+    assert asked[2:] == [(job.folder, "mix", 2, 30.0)]
+
+
+def test_the_lines_to_reach_are_measured_on_the_stored_slices(data_dir):
+    for name, bound in (("hippocampus_box", 0.88), ("ultrasound_box", 0.87)):
+        target = TARGETS[name]
+        assert target.at_least == {"jittered_box": bound}
+        assert all(entry.get("axis", 2) == 2 for entry in load_cohort(target.cohort).test)
+    assert all(entry["axis"] == 1 for entry in load_cohort(TARGETS["hippocampus_box_coronal"].cohort).test)
 
 
 @pytest.mark.soak
