@@ -19,10 +19,11 @@ def load_datalist(dataset_dir: str, datalist: str | None = None) -> dict[str, An
     """Read a datalist, see :func:`list_cases`, for training and evaluation.
 
     Raises:
-        CaseError: also if a patient or a file is on two sides of the split.
+        CaseError: also if a patient or a file is on two sides of the split, or two entries have one name.
     """
     cases = list_cases(dataset_dir, datalist)
     _refuse_leaks(cases)
+    _refuse_names([entry for section in SECTIONS for entry in cases[section]])
     return cases
 
 
@@ -101,6 +102,15 @@ def _refuse_leaks(sections: Mapping[str, list[dict[str, Any]]]) -> None:
             both = {value(e) for e in sections[first]} & {value(e) for e in sections[second]} - {None}
             if both:
                 raise CaseError(f"{what} {min(map(str, both))} is in {first} and in {second}; it belongs to one.")
+
+
+def _refuse_names(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Pictures and masks of an evaluation are called by these names: none may replace another, or leave its folder."""
+    for name, count in Counter(entry["name"] for entry in entries).items():
+        if not isinstance(name, str) or not name.strip(".") or set(name) & set("/\\"):
+            raise CaseError(f"name must be text that a file can be called, an entry of the datalist has {name!r}.")
+        if count > 1:
+            raise CaseError(f"{count} entries of the datalist have the name {name!r}: each needs one of its own.")
 
 
 def case_names(images: Sequence[str], folder: Path) -> list[str]:

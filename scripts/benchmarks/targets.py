@@ -59,7 +59,7 @@ TARGETS = {
     ),
     "iou": Target(
         "hippocampus", ("base", "fast"), 20, ("jittered_box", "clicks_1"),
-        settings={"prompt_mode": "mix", "image_size": 112, "tokens": False},
+        settings={"prompt_mode": "mix", "image_size": 112, "tokens": False, "neighbours": True},
     ),
     "fast_vs_accurate": Target(
         "hippocampus", ("fast", "accurate", "decoder"), 3, ("jittered_box",), cases=10,

@@ -256,6 +256,28 @@ def test_evaluation_measures_cases_and_labels_and_calls_its_boxes_an_oracle(tmp_
     )
 
 
+def test_slices_along_another_axis_are_evaluated_as_such_and_written_as_they_lay(tmp_path):
+    array, label = (np.moveaxis(a, (0, 1, 2), (1, 2, 0)) for a in phantom(seed=10))  # its slices along axis 1
+    affine = np.diag([2.0, 3.0, 5.0, 1.0])
+    for name, stored in (("image", array), ("label", label)):
+        nibabel.save(nibabel.Nifti1Image(stored.astype(np.int16), affine), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "list.json").write_text(
+        json.dumps({"test": [{"image": "image.nii.gz", "label": "label.nii.gz"}], "labels": {"1": "bar", "2": "block"}, "axis": 1})
+    )  # fmt: skip
+    folder = execute(
+        [TRAIN, EVALUATE], "train", tmp_path / "evaluation", save_masks=True, dataset_dir=str(tmp_path), device="cpu",
+        datalist=str(tmp_path / "list.json"), protocols=["oracle_box"], max_clicks=0, image_size=64,
+    )  # fmt: skip
+    metrics = json.loads((folder / "metrics.json").read_text())
+    mask = nibabel.load(folder / "masks" / "oracle_box" / "image.nii.gz")
+    predicted = np.asanyarray(mask.dataobj)
+    assert (mask.affine == affine).all()
+    assert predicted.shape == label.shape
+    for row, value in zip(metrics["rows"], (1, 2), strict=True):
+        a, b = predicted == value, label == value
+        assert row["dice"] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()), abs=1e-6)
+
+
 def test_inference_writes_masks_on_the_images_grid(tmp_path, dataset_dir):
     prompts = tmp_path / "prompts.json"
     prompts.write_text(json.dumps([{"label": "bar", "roi": [8, 19, 5, 11, 2, 2]}]))

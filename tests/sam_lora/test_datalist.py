@@ -73,6 +73,22 @@ def test_cases_of_one_file_name_keep_names_of_their_own(tmp_path):
     assert [e["name"] for e in cases["test"]] == ["p1_image", "p2_image"] == [e["patient"] for e in cases["test"]]
 
 
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["a", "a"], "2 entries of the datalist have the name 'a': each needs one of its own"),
+        (["a", "../b"], "name must be text that a file can be called, an entry of the datalist has '../b'"),
+        ([".."], "name must be text that a file can be called, an entry of the datalist has '..'"),
+        ([7], "name must be text that a file can be called, an entry of the datalist has 7"),
+    ],
+)
+def test_names_are_files_of_their_own(dataset_dir, tmp_path, names, sentence):
+    entries = [{"image": f"train/case{n}.npz", "name": name} for n, name in enumerate(names)]
+    (tmp_path / "list.json").write_text(json.dumps({"training": entries}))
+    with pytest.raises(CaseError, match=sentence):
+        load_datalist(str(dataset_dir), str(tmp_path / "list.json"))
+
+
 def test_labels_are_above_zero_and_have_one_name(dataset_dir, tmp_path):
     import numpy as np
 
