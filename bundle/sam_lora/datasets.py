@@ -18,7 +18,7 @@ from sam_lora.adapter import DEFAULT_INTENSITY
 from sam_lora.cases import Case, CaseError, read_case
 from sam_lora.datalist import label_value
 from sam_lora.prompts import PADDING, refuse_unprompted_labels
-from sam_lora.transforms import IGNORED, object_values
+from sam_lora.transforms import IGNORED, RandPromptsd, object_values
 from sam_lora.volumes import around
 
 
@@ -42,6 +42,8 @@ class SliceDataset(Dataset):
         absent: label values that are objects of every slice, to come back empty where they are not there; with any,
             every slice is a sample.
         neighbours: the slices before and after are the first and last channel, instead of three times the same.
+        versions: how many altered versions of a slice the random transforms before the prompts make: they come in turn,
+            epoch by epoch, and a trunk cache finds them again; 0: each epoch another.
         cache_bytes: how many bytes of decoded volumes stay in memory.
 
     Attributes:
@@ -69,11 +71,12 @@ class SliceDataset(Dataset):
         every: int = 1,
         absent: Sequence[int] = (),
         neighbours: bool = False,
+        versions: int = 0,
         cache_bytes: int = 4 << 30,
     ) -> None:
         self.data, self.transform, self.intensity, self.seed = list(data), transform, intensity, seed
         self.labels, self.min_pixels, self.every, self.prompt_mode = dict(labels or {}), min_pixels, every, prompt_mode
-        self.value, self.neighbours = label_value(label, self.labels), neighbours
+        self.value, self.neighbours, self.versions = label_value(label, self.labels), neighbours, versions
         self.absent = [value for value in absent if self.value in (None, value)]
         self._cache = _CaseCache(cache_bytes)
         self.contents: list[str] = []
@@ -119,8 +122,16 @@ class SliceDataset(Dataset):
         }
         if self.transform is None:
             return sample
-        reseed(self.transform, (self.seed, epoch, position))
+        self._reseed(epoch, position)
         return self.transform(sample)
+
+    def _reseed(self, epoch: int, position: int) -> None:
+        """Give each random transform a state that follows from seed, epoch and place alone."""
+        for number, step in enumerate(getattr(self.transform, "transforms", [self.transform])):
+            if isinstance(step, Randomizable):
+                version = epoch % self.versions if self.versions and not isinstance(step, RandPromptsd) else epoch
+                state = np.random.SeedSequence([self.seed, version, position, number]).generate_state(1)
+                step.set_random_state(seed=int(state[0]))
 
     def _label(self, number: int, k: int) -> np.ndarray:
         """Label map ``(H, W)`` of one slice, with nothing but the chosen label where one is chosen."""
@@ -141,13 +152,6 @@ def three_channels(image: np.ndarray, k: int, neighbours: bool) -> np.ndarray:
     if image.ndim == 4:
         return np.moveaxis(image[k], -1, 0)
     return image[list(around(k, len(image)) if neighbours else (k, k, k))]
-
-
-def reseed(transform: Any, state: Sequence[int]) -> None:
-    """Give every random transform inside ``transform`` a state of its own that follows from ``state`` alone."""
-    seed = int(np.random.SeedSequence(list(state)).generate_state(1)[0])
-    if isinstance(transform, Randomizable):
-        transform.set_random_state(seed=seed)
 
 
 class _CaseCache:

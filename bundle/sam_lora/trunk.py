@@ -15,7 +15,7 @@ from sam_lora.cache import CacheStatistics, TensorCache
 from sam_lora.files import writable_folder, write_aside
 from sam_lora.weights import tensors_digest
 
-TRUNK_BYTES = 2 << 30  # about 800 slices at 256 px on vit_t
+TRUNK_BYTES = 4 << 30  # on vit_t about 1600 slices at 256 px, 8000 at 112 px
 
 
 class TrunkCache:
@@ -102,21 +102,22 @@ def _read(path: Path) -> Tensor | None:
     return tensors["activations"] if whole else None
 
 
-def trunk_cache(network: SamLora, where: str | None, augment: bool) -> TrunkCache | None:
+def trunk_cache(network: SamLora, where: str | None, anew: bool) -> TrunkCache | None:
     """The trunk cache that a config asks for.
 
     Args:
         network: what is trained.
         where: None for no cache, "memory", or a folder that keeps activations for other runs.
-        augment: whether images are altered at random.
+        anew: whether images are altered at random, each time anew.
 
     Raises:
         ValueError: if images are altered: no two would be the same, and nothing would ever be found.
     """
     if not where:
         return None
-    if augment:
+    if anew:
         raise ValueError(
-            "trunk_cache keeps what images become, and augment alters them each time: give one of the two."
+            "trunk_cache keeps what images become, and augment alters them each time: give `--versions 8`, so that altered "
+            "images come again, or leave one of the two out."
         )
     return TrunkCache(network, folder=None if where == "memory" else where)

@@ -35,7 +35,14 @@ class Target:
 
 
 # 35 x 50 voxels: 56 px are 14 x 14 positions, two windows of the last stage a side without padding; 112 px twice that.
-AUTOMATIC = {"prompt_mode": "token", "corrections": 0, "image_size": 56, "slices_per_epoch": 900}
+AUTOMATIC = {
+    "prompt_mode": "token",
+    "corrections": 0,
+    "image_size": 56,
+    "slices_per_epoch": 900,
+    "augment": False,
+    "decoder_learning_rate": 3e-4,
+}
 BOX = {"prompt_mode": "box", "corrections": 0, "image_size": 112}
 TARGETS = {
     "hippocampus_box": Target(

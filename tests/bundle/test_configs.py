@@ -389,7 +389,7 @@ def test_a_training_without_a_new_best_ends_after_its_patience(tmp_path, dataset
     assert (folder / "checkpoint.pt").read_bytes() == before
 
 
-def test_altered_images_are_not_cached(tmp_path, dataset_dir):
+def test_images_that_are_altered_each_time_are_not_cached(tmp_path, dataset_dir):
     with pytest.raises(RuntimeError) as error:
         train(tmp_path, dataset_dir, trunk_cache="memory", augment=True, layers="late")
     assert "trunk_cache keeps what images become, and augment alters them each time" in str(chain(error.value))

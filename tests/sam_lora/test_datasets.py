@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose
+from monai.transforms import Compose, RandAdjustContrastd
 
 from sam_lora.cases import CaseError
 from sam_lora.datalist import label_value, load_datalist
@@ -53,6 +53,17 @@ def test_a_sample_follows_from_seed_epoch_and_place_alone(dataset_dir):
     assert torch.equal(dataset(dataset_dir, seed=3)[5]["points"], first)
     assert not torch.equal(slices[5 + length]["points"], first)  # the next epoch
     assert not torch.equal(dataset(dataset_dir, seed=4)[5]["points"], first)
+
+
+def test_altered_versions_come_again_with_other_prompts(dataset_dir):
+    altering = Compose([RandAdjustContrastd("image", prob=1.0, gamma=(0.5, 2.0)), *transform().transforms])
+    slices, length = dataset(dataset_dir, transform=altering, versions=2), 8
+    first, second, third = (slices[5 + epoch * length] for epoch in range(3))
+    assert torch.equal(first["image"], third["image"])
+    assert not torch.equal(first["image"], second["image"])
+    assert not torch.equal(first["points"], third["points"])
+    anew = dataset(dataset_dir, transform=altering)
+    assert not torch.equal(anew[5]["image"], anew[5 + 2 * length]["image"])
 
 
 def test_workers_change_nothing(dataset_dir):
