@@ -68,7 +68,8 @@ class Volume:
 
     def empty_label(self, largest: int) -> np.ndarray:
         """A label map ``(I, J, K)`` of zeros that can hold values up to ``largest``."""
-        return np.zeros(self.shape, np.uint8 if largest < 256 else np.int32)
+        # Slices of the last axis lie together, as files have them: filling and writing a few of many slices stays cheap.
+        return np.zeros(self.shape, np.uint8 if largest < 256 else np.int32, order="F")
 
     def slice_of(self, label: np.ndarray, k: int) -> np.ndarray:
         """Slice ``k`` of an array ``(I, J, K)`` as the network sees it, ``(H, W)``: a view to read or write."""
