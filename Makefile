@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := agg
 
-.PHONY: demo test accept soak lint clean
+.PHONY: demo test accept soak lint serve clean
 demo: .venv/installed
 	$(BIN)/python scripts/brain_demo.py --output demo
 
@@ -25,6 +25,10 @@ lint: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable ".[demo,dev]"
 	touch .venv/installed
+
+serve: .venv/installed
+	$(BIN)/python scripts/brain_studies.py --folder demo/studies
+	$(BIN)/python scripts/serve.py --studies demo/studies --labels thalamus,putamen,caudate
 
 clean:
 	rm -rf .venv demo

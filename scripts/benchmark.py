@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import data, encoder, learning, train, volume
+from benchmarks import data, encoder, learning, serve, train, volume
 from sam_lora.cli import run
 
 if __name__ == "__main__":
@@ -13,6 +13,7 @@ if __name__ == "__main__":
             "volume": volume.volume,
             "train": train.train,
             "learning": learning.learning,
+            "serve": serve.serve,
             # what the sections start in processes of their own
             "worker": encoder.worker,
             "train_worker": train.train_worker,

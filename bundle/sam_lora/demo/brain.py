@@ -56,6 +56,20 @@ def write_brain_cases(folder: Path) -> Path:
     return folder
 
 
+def write_brain_studies(folder: Path) -> Path:
+    """Copy the two brain images into a folder, as a label server's studies, unless they are there.
+
+    Raises:
+        CaseError: if the package with the images is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for template, name in ((TRAIN, "mni152.nii.gz"), (TEST, "icbm2009c.nii.gz")):
+        if not (folder / name).is_file():
+            with write_aside(folder / name) as temporary:
+                temporary.write_bytes(_data(f"templates/{template}.nii.gz").read_bytes())
+    return folder
+
+
 def harvard_oxford() -> tuple[nibabel.Nifti1Image, dict[int, str]]:
     """Label map of the structures where their probability is at least 50 %, the likelier one winning, and names."""
     with _data("atlases/labels_harvard_oxford.csv").open(newline="") as file:

@@ -1,0 +1,336 @@
+"""A folder of studies: images as they lie there, labels that are never lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
+
+from monailabel_app.lib.datastores.label_names import RECORDS
+from monailabel_app.lib.datastores.names import ENDINGS, DatastoreError, check_id, check_tag, ending_of, is_id
+from monailabel_app.lib.datastores.records import HoldOut, Versions, copy_whole
+from sam_lora.cases import read_label
+from sam_lora.files import clear_leftovers, write_json
+from sam_lora.reading import read_array
+from sam_lora.weights import file_digest
+
+logger = logging.getLogger(__name__)
+
+FINAL = "final"
+MODEL_TAGS = ("original",)  # where MONAI Label's clients and batches put what a model made
+
+
+class StudiesFolder(LocalDatastore):
+    """MONAI Label's local datastore, made safe.
+
+    Ids, tags and file endings are checked; nothing outside the folder is read or written. Each change re-reads the
+    datastore's file under a lock that all processes share, and writes it aside: concurrent saves lose nothing. Labels
+    are written aside too, and what they replace is kept. Labels that a model made are marked, and do not count.
+
+    Args:
+        folder: of the images; a file that is put there later is seen at the next request.
+
+    Raises:
+        DatastoreError: naming the argument, the rule and the value, from every method.
+    """
+
+    def __init__(self, folder: str) -> None:
+        records = Path(folder) / RECORDS
+        self._versions, self._hold_out = Versions(records / "versions"), HoldOut(records / "holdout.json")
+        self._mutex, self._process_lock = threading.RLock(), FileLock(Path(folder) / ".lock", thread_local=False)
+        self._seen: tuple = ()
+        self._read: tuple = ()
+        self._grids: dict[tuple, tuple] = {}
+        self._warned: set[str] = set()
+        super().__init__(folder, extensions=[f"*{ending}" for ending in ENDINGS], auto_reload=False)
+
+    # ---- reading: what is on the disk now -------------------------------------------------------------------------
+
+    def list_images(self) -> list[str]:
+        """Ids of all images."""
+        return list(self._now().objects)
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Ids of the images that a human has labelled."""
+        return [image for image, one in self._now().objects.items() if _is_done(one)]
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Ids of all others."""
+        return [image for image, one in self._now().objects.items() if not _is_done(one)]
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Path of an image; DatastoreError if there is none of this id."""
+        return str(self._inside(super().get_image_uri(self._known(image_id))))
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """Path of the newest label of an image; DatastoreError if there is none."""
+        self._known(label_id)
+        if self._datastore.label(label_id, check_tag(label_tag)) is None:
+            raise LabelNotFoundException(f"There is no label {label_tag!r} of {label_id!r}.")
+        return str(self._inside(super().get_label_uri(label_id, label_tag)))
+
+    def label_versions(self, image_id: str, tag: str) -> list[dict[str, Any]]:
+        """What is known about the earlier versions of a label, the newest first."""
+        return self._versions.listed(self._known(image_id), check_tag(tag))
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """``{"image", "label"}`` paths of what humans have labelled."""
+        return [
+            {"image": self.get_image_uri(i), "label": self.get_label_uri(i, FINAL)} for i in self.get_labeled_images()
+        ]
+
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """A ZIP file of images and human labels, which belongs to the caller; DatastoreError where there is none."""
+        if not self.datalist():
+            raise DatastoreError("There is no label to download yet.")
+        return str(super().get_dataset_archive(limit_cases))
+
+    def holdout(self) -> list[str]:
+        """Ids of the labelled images whose patients are held out, see :class:`HoldOut`."""
+        with self._locked():
+            done = {image: one for image, one in self._datastore.objects.items() if _is_done(one)}
+            order = sorted(done, key=lambda image: (done[image].labels[FINAL].info.get("first_ts", 0), image))
+            held_out = self._hold_out.note([_patient(image, done[image]) for image in order])
+        return [image for image in sorted(done) if _patient(image, done[image]) in held_out]
+
+    def status(self) -> dict[str, Any]:
+        """``{"total", "completed", "label_tags"}``."""
+        self._now()
+        return super().status()
+
+    def json(self) -> dict[str, Any]:
+        """All that is known, in MONAI Label's form."""
+        return self._now().model_dump(exclude={"base_path"})
+
+    # ---- changing: under the lock, from what is on the disk -------------------------------------------------------
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Copy an image into the folder; an id that is there already is refused."""
+        source = Path(image_filename)
+        ending = ending_of(source.name)
+        image_id = check_id(image_id or source.name[: -len(ending)])
+        read_array(source, "imgs")  # an image that cannot be read is refused before anything is written
+        with self._locked():
+            if image_id in self._datastore.objects:
+                raise DatastoreError(f"There is an image {image_id!r} already: give the new one another id.")
+            copy_whole(source, Path(self._datastore.image_path()) / f"{image_id}{ending}")
+            info = {**image_info, "ts": int(time.time()), "name": f"{image_id}{ending}"}
+            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=ending))
+            self._update_datastore_file()
+        return image_id
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Save a label map on its image's grid; what it replaces is kept as an earlier version.
+
+        Args:
+            image_id: of the image.
+            label_filename: its file, which is copied.
+            label_tag: "final" is what humans have finished.
+            label_info: whatever the client says; ``model`` in it, or a tag that models have, marks what a model made.
+
+        Returns:
+            The label's id, which is the image's.
+
+        Raises:
+            DatastoreError: if names or the label cannot be used, or a model's would replace a human's final one.
+            CaseError: if the label does not lie on the image's grid.
+        """
+        source, ending = Path(label_filename), ending_of(Path(label_filename).name)
+        tag, image_path = check_tag(label_tag), Path(self.get_image_uri(image_id))
+        shape, meta = self._grid(image_path)
+        read_label(source, shape, image_path, meta)
+        made_by = "model" if (label_info or {}).get("model") or tag in MODEL_TAGS else "human"
+        with self._locked():
+            one = self._datastore.objects[self._known(image_id)]
+            before = one.labels.get(tag)
+            if tag == FINAL and made_by == "model" and _is_done(one):
+                raise DatastoreError(
+                    f"{image_id!r} has a label that a human has finished: a model's does not replace it."
+                )
+            target = Path(self._datastore.label_path(tag)) / f"{image_id}{ending}"
+            now = int(time.time())
+            info = {**(label_info or {}), "ts": now, "first_ts": before.info.get("first_ts", now) if before else now,
+                    "name": target.name, "made_by": made_by, "digest": file_digest(source, "sha256")}  # fmt: skip
+            old = None if before is None else Path(self._datastore.label_path(tag)) / f"{image_id}{before.ext}"
+            if before is not None and old is not None and old.is_file():
+                self._versions.keep(image_id, tag, old, before.info)
+            copy_whole(source, target)
+            self._versions.describe(image_id, tag, info)
+            one.labels[tag] = DataModel(info=info, ext=ending)
+            self._update_datastore_file()
+            if old is not None and old != target:
+                old.unlink(missing_ok=True)
+            if _is_done(one):
+                self._hold_out.note([_patient(image_id, one)])
+        return image_id
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an image and its labels; earlier versions of the labels, and the last one, are kept."""
+        with self._locked():
+            one = self._datastore.objects[self._known(image_id)]
+            for tag in list(one.labels):
+                self._drop_label(image_id, tag)
+            Path(self.get_image_uri(image_id)).unlink()
+            del self._datastore.objects[image_id]
+            self._update_datastore_file()
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label; it is kept as an earlier version."""
+        with self._locked():
+            self.get_label_uri(label_id, label_tag)  # refuses what is not there
+            self._drop_label(label_id, label_tag)
+            self._update_datastore_file()
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Add to what is known about an image."""
+        with self._locked():
+            self._datastore.objects[self._known(image_id)].image.info.update(_plain(info))
+            self._update_datastore_file()
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Add to what is known about a label; who made it, and when, stays."""
+        with self._locked():
+            self.get_label_uri(label_id, label_tag)
+            label = self._datastore.objects[label_id].labels[label_tag]
+            kept = {
+                key: label.info[key] for key in ("made_by", "ts", "first_ts", "digest", "name") if key in label.info
+            }
+            label.info.update({**_plain(info), **kept})
+            self._versions.describe(label_id, label_tag, label.info)
+            self._update_datastore_file()
+
+    # ---- the datastore's file -------------------------------------------------------------------------------------
+
+    def _now(self) -> LocalDatastoreModel:
+        """The folder's state, read again where the folder or the datastore's file has changed."""
+        if self._state() != self._seen:
+            with self._locked():
+                pass
+        return self._datastore
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Have the folder for oneself, with its state read anew."""
+        with self._mutex, self._process_lock:
+            if self._process_lock.lock_counter == 1:
+                self._reconcile_datastore()
+                self._seen = self._state()
+            yield
+            self._seen = self._state()
+
+    def _state(self) -> tuple:
+        paths = [Path(self._datastore.image_path()), Path(self._datastore_config_path)]
+        paths += [path for path in Path(self._datastore.label_path("")).glob("*") if path.is_dir()]
+        return tuple((str(path), path.stat().st_mtime_ns) for path in paths if path.exists())
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        path = Path(self._datastore_config_path)
+        with self._mutex, self._process_lock:
+            # What was read or written last is not read again: a reconciliation is on its way to be written.
+            if not path.is_file() or _version(path) == self._read:
+                return
+            try:
+                read = LocalDatastoreModel.model_validate_json(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                aside = path.with_name(f"{path.name}.broken-{int(time.time())}")
+                path.replace(aside)
+                logger.error("%s cannot be read (%s): it was moved to %s, and is made anew.", path, error, aside)
+                return
+            read.base_path = self._datastore_path
+            self._datastore, self._read = read, _version(path)
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        with self._mutex, self._process_lock:
+            content = self._datastore.model_dump(exclude={"base_path"})
+            write_json(Path(self._datastore_config_path), json.loads(json.dumps(content, default=str)))
+            self._read = _version(Path(self._datastore_config_path))
+
+    def _reconcile_datastore(self) -> None:
+        """Add what lies in the folder and is not known, drop what is known and not there."""
+        with self._mutex, self._process_lock:
+            # Whoever writes here holds the lock: what is half-written now belongs to a process that is dead.
+            for folder in [Path(self._datastore.image_path()), *Path(self._datastore.label_path("")).glob("*/")]:
+                clear_leftovers(folder)
+            super()._reconcile_datastore()
+
+    def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
+        """Files whose names and places may be served; the others are named once in the log."""
+        served = {}
+        for name in super()._list_files(path, patterns):
+            stem = name[: -len(ending_of(name))]
+            if is_id(stem) and self._is_inside(Path(path) / name):
+                served[name] = name
+            elif name not in self._warned:
+                self._warned.add(name)
+                logger.warning("%s is not served: its name is no image id, or it leads out of the folder.", name)
+        return served
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        ending = ending_of(file)
+        return file[: -len(ending)], ending
+
+    def _add_non_existing_labels(self, tag: str) -> int:
+        before = {image: set(one.labels) for image, one in self._datastore.objects.items()}
+        added = int(super()._add_non_existing_labels(tag))
+        for image, one in self._datastore.objects.items():
+            if tag in one.labels and tag not in before.get(image, set()):
+                one.labels[tag].info = {**one.labels[tag].info, **self._versions.described(image, tag)}
+        return added
+
+    def _drop_label(self, image: str, tag: str) -> None:
+        path = Path(self.get_label_uri(image, tag))
+        self._versions.keep(image, tag, path, self._datastore.objects[image].labels[tag].info)
+        path.unlink()
+        del self._datastore.objects[image].labels[tag]
+
+    def _known(self, image_id: str) -> str:
+        if check_id(image_id) not in self._now().objects:
+            raise ImageNotFoundException(f"There is no image {image_id!r}.")
+        return image_id
+
+    def _is_inside(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(Path(self._datastore_path).resolve())
+
+    def _inside(self, path: str) -> Path:
+        if not self._is_inside(Path(path)):
+            raise DatastoreError(f"{Path(path).name} leads out of the studies folder.")
+        return Path(path)
+
+    def _grid(self, path: Path) -> tuple[tuple[int, ...], dict[str, Any]]:
+        """Shape and place of an image; remembered, because a large one takes seconds to read."""
+        status = path.stat()
+        key = (str(path), status.st_mtime_ns, status.st_size)
+        if key not in self._grids:
+            array, meta = read_array(path, "imgs")
+            self._grids[key] = (tuple(array.shape[:3]), meta)
+        return self._grids[key]
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Of a file that is replaced as a whole at each change."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def _is_done(one: ImageLabelModel) -> bool:
+    label = one.labels.get(FINAL)
+    return label is not None and label.info.get("made_by") != "model"
+
+
+def _patient(image: str, one: ImageLabelModel) -> str:
+    return str(one.image.info.get("patient") or image)
+
+
+def _plain(info: Any) -> dict[str, Any]:
+    if not isinstance(info, dict):
+        raise DatastoreError(f"info must be a JSON object, got {info!r}.")
+    return info

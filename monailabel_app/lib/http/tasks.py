@@ -1,0 +1,99 @@
+"""Training, scoring, batches and the next image over HTTP, as MONAI Label's clients speak it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, HTTPException
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.utils.async_tasks.task import AsyncTask
+
+from monailabel_app.lib.http.checks import INFER_PARAMS, TRAIN_PARAMS, allowed, check_params
+
+Params = Annotated[dict[str, Any] | None, Body()]
+_starting = threading.Lock()  # of two requests at the same moment one starts a task, the other is told that it runs
+
+
+def task_routes(app: MONAILabelApp) -> APIRouter:
+    """``/activelearning/{strategy}``, ``/train/``, ``/scoring/`` and ``/batch/infer``.
+
+    Args:
+        app: does the work; a training's in a process of its own.
+    """
+    router = APIRouter()
+
+    @router.post("/activelearning/{strategy}")
+    def next_sample(strategy: str, params: Params = None) -> Any:
+        _known("strategy", strategy, app.info()["strategies"])
+        check_params(params)
+        found = app.next_sample({"strategy": strategy})
+        return {**found, **app.datastore().get_image_info(found["id"])} if found else {}
+
+    @router.post("/train/{model}")
+    def train(model: str, params: Params = None) -> Any:
+        _known("trainer", model, app.info()["trainers"])
+        request = allowed(check_params(params), TRAIN_PARAMS)
+        app.check_train(request)
+        return _start("train", {"model": model, **request})
+
+    @router.post("/train/")
+    def train_all(params: Params = None) -> Any:
+        checked = check_params(params)
+        result = {}
+        for model in app.info()["trainers"]:
+            given = checked.get(model)
+            request = allowed(given if isinstance(given, dict) else {}, TRAIN_PARAMS)
+            app.check_train(request)
+            result[model] = {"result": _start("train", {"model": model, **request}), "detail": None}
+        return result
+
+    @router.post("/scoring/{method}")
+    def score(method: str, params: Params = None) -> Any:
+        _known("scoring method", method, app.info()["scoring"])
+        check_params(params)
+        return _start("scoring", {"method": method})
+
+    @router.post("/batch/infer/{model}")
+    def batch(model: str, images: Literal["all", "labeled", "unlabeled"] = "unlabeled", params: Params = None) -> Any:
+        _known("model", model, app.info()["models"])
+        request = allowed(check_params(params), INFER_PARAMS)
+        return _start("batch_infer", {"model": model, "images": images, "save_label": True, **request})
+
+    for path, method in (("/train/", "train"), ("/scoring/", "scoring"), ("/batch/infer", "batch_infer")):
+        router.add_api_route(path, _status(method), methods=["GET"], name=f"{method}_status")
+        router.add_api_route(path, _stop(method), methods=["DELETE"], name=f"{method}_stop")
+    return router
+
+
+def _known(what: str, name: str, among: Any) -> None:
+    if name not in among:
+        raise HTTPException(404, f"There is no {what} {name[:100]!r}: {', '.join(among) or 'none'} are known.")
+
+
+def _start(method: str, request: dict[str, Any]) -> Any:
+    with _starting:
+        tasks, _ = AsyncTask.status(method, all=True)
+        if any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks or []):
+            raise HTTPException(429, f"A task of {method} is running already: wait for its end, or stop it.")
+        task, reason = AsyncTask.run(method, request=request)
+    if task is None:
+        raise HTTPException(429, str(reason))
+    return task
+
+
+def _status(method: str) -> Any:
+    def status(all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002  the protocol's name
+        found, reason = AsyncTask.status(method, all, check_if_running)
+        if found is None:
+            raise HTTPException(404, f"{reason}.")
+        return found
+
+    return status
+
+
+def _stop(method: str) -> Any:
+    def stop() -> Any:
+        return AsyncTask.stop(method)
+
+    return stop

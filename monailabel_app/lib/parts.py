@@ -1,0 +1,53 @@
+"""What the app is put together from, by the settings it was started with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel_app.lib.datastores.label_names import LabelNames
+from monailabel_app.lib.datastores.local import StudiesFolder
+from monailabel_app.lib.infers.automatic import Automatic
+from monailabel_app.lib.infers.prompted import Prompted
+from monailabel_app.lib.scoring.predicted_iou import PredictedIoU
+from monailabel_app.lib.service import Service
+from monailabel_app.lib.trainers.lora import LoraTraining
+from sam_lora.settings import find_device
+
+RECORDS = ".sam_lora"  # in the studies folder: names of labels, hold-out, earlier versions, trainings, scores, sessions
+
+
+class Parts:
+    """The parts that the app's dictionaries name, made once and shared.
+
+    Args:
+        studies: folder of images.
+        conf: ``labels`` (names, comma-separated), ``adapters`` (a folder; by default one in the studies' records),
+            ``device`` (auto, cpu, cuda:N), ``variant`` (the base that serves without an adapter); all optional, all
+            strings.
+
+    Raises:
+        ValueError: if a setting cannot be used.
+    """
+
+    def __init__(self, studies: str, conf: Mapping[str, Any]) -> None:
+        if studies.startswith(("http://", "https://")):
+            raise ValueError(f"studies must be a folder; servers like {studies} are not supported yet.")
+        folder = Path(studies).expanduser().absolute()
+        records = folder / RECORDS
+        self.datastore = StudiesFolder(str(folder))
+        self.labels = LabelNames(folder)
+        adapters = Path(str(conf.get("adapters") or records / "adapters")).expanduser().absolute()
+        device = find_device(str(conf.get("device") or "auto"))
+        self.service = Service(adapters, str(device), str(conf.get("variant") or "vit_t"))
+        named = [name.strip() for name in str(conf.get("labels") or "").split(",") if name.strip()]
+        self.labels.append([*named, *self._learned()])
+        self.prompted = Prompted(self.service, self.labels.read)
+        self.automatic = Automatic(self.service, self.labels.read)
+        self.training = LoraTraining(self.service.adapters, self.labels.read, records / "training")
+        self.scoring = PredictedIoU(self.automatic, records / "scores.json")
+
+    def _learned(self) -> list[str]:
+        """Names that the newest adapter was trained on."""
+        return list(self.service.adapters.newest_labels().values())

@@ -1,0 +1,219 @@
+"""From a request to an answer: the way of a click through the server."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from monailabel_app.lib.adapters import Adapters, Served
+from monailabel_app.lib.answers import write_answer
+from monailabel_app.lib.device import Device
+from monailabel_app.lib.images import Images, Study
+from sam_lora.cache import TensorCache
+from sam_lora.propagation import Propagation
+from sam_lora.requests import ObjectPrompts, read_requests
+from sam_lora.segmentation import label_map
+from sam_lora.volumes import Volume
+
+logger = logging.getLogger(__name__)
+
+EMBEDDING_BYTES = 2 << 30  # shared by all users: about 500 slices of vit_t or vit_b at their native size
+AHEAD = 8  # slices on each side of a click that are encoded while nobody asks
+
+
+class ClientGoneError(RuntimeError):
+    """The client is gone: nobody waits for the answer."""
+
+
+@dataclass
+class Segmented:
+    """An answer.
+
+    Args:
+        label: ``(I, J, K)``, integers.
+        study: what was segmented.
+        confidence: label value -> slice -> 0 to 1, see :class:`sam_lora.propagation.Propagation`.
+        seconds: what took how long, by name.
+    """
+
+    label: np.ndarray
+    study: Study
+    confidence: dict[int, dict[int, float]]
+    seconds: dict[str, float]
+
+
+class Service:
+    """What the infer tasks of an app share: adapters, images, caches, and the one device.
+
+    Args:
+        adapters: folder of adapter files.
+        device: what torch calls it.
+        variant: the base that serves without an adapter.
+    """
+
+    def __init__(self, adapters: Path, device: str = "cpu", variant: str = "vit_t") -> None:
+        self.device = Device(device)
+        self.images = Images()
+        self.embeddings = TensorCache(EMBEDDING_BYTES)
+        self.adapters = Adapters(adapters, variant, device, self.embeddings)
+        self._ahead = _Ahead(self.device)
+
+    def segment(
+        self,
+        served: Served,
+        path: Path,
+        read: Callable[[Volume], Sequence[ObjectPrompts]],
+        axis: int = 2,
+        propagated: bool = False,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Segmented:
+        """Segment objects of an image. The answer follows from the arguments alone; what is cached only saves time.
+
+        Args:
+            served: the network.
+            path: of the image.
+            read: gives the objects that are asked for, once the volume is known.
+            axis: of the slices.
+            propagated: whole objects instead of their prompted slices.
+            cancelled: asked between two slices; once it says so, the work ends.
+
+        Raises:
+            ValueError: if the image or the prompts cannot be used.
+            ClientGoneError: if the client is gone.
+        """
+        clock = _Clock()
+        study = self.images.get(path, served.intensity)
+        volume = study.volume(axis)
+        objects = read(volume)
+        clock.mark("image")
+        self._ahead.stop()
+        with self.device.hold(), torch.inference_mode():
+            clock.mark("wait")
+            progress = _Progress(self.device, cancelled, path.name)
+            propagation = Propagation(served.embedder, volume, objects, on_slice=progress)
+            masks = propagation.whole_objects() if propagated else propagation.prompted_slices()
+            clock.mark("network")
+            label = label_map(served.embedder, volume, [one.value for one in objects], masks)
+            clock.mark("mask")
+        asked = sorted({k for one in objects for k in one.prompted})
+        if not propagated and len(asked) < len(volume):
+            self._ahead.start(served, volume, asked)
+        confidence = {one.value: found for one, found in zip(objects, propagation.confidence, strict=True)}
+        return Segmented(label, study, confidence, clock.seconds)
+
+    def answer(
+        self, served: Served, found: Segmented, label: np.ndarray, request: Mapping[str, Any]
+    ) -> tuple[str, dict]:
+        """Write the file that a client gets, and what is said beside it.
+
+        Args:
+            served: the network that answered.
+            found: its answer.
+            label: what is shown of it, ``(I, J, K)``.
+            request: of the client, for the file's ending, type and compression.
+
+        Returns:
+            Path of a temporary file, and params.
+        """
+        begun = time.perf_counter()
+        ending = str(request.get("result_extension") or ".nrrd")
+        compress = request.get("result_compress")
+        path = write_answer(
+            label, found.study.affine, ending if ending.startswith(".") else f".{ending}",
+            str(request.get("result_dtype") or "uint8"), True if compress is None else bool(compress),
+        )  # fmt: skip
+        seconds = {**found.seconds, "write": time.perf_counter() - begun}
+        return str(path), {
+            "adapter": served.name,
+            "adapter_digest": served.digest,
+            "latencies": {name: round(value, 4) for name, value in {**seconds, "total": sum(seconds.values())}.items()},
+        }
+
+    def warm_up(self) -> None:
+        """Load the network and go once through all that is slow the first time."""
+        served = self.adapters.get()
+        array = np.zeros((8, 8, 2), np.uint8)
+        with self.device.hold(), torch.inference_mode():
+            volume = Volume(array)
+            objects = read_requests({"foreground": [[4, 4, 0]]}, volume.shape, {})
+            Propagation(served.embedder, volume, objects).prompted_slices()
+        Path(write_answer(array, np.eye(4), ".nrrd", "uint8", True)).unlink()
+
+
+class _Clock:
+    """Seconds between marks."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def mark(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name], self._since = now - self._since, now
+
+
+class _Progress:
+    """After each slice: others may go first, the log says how far a long work is, a client that is gone ends it."""
+
+    def __init__(self, device: Device, cancelled: Callable[[], bool], name: str) -> None:
+        self.device, self.cancelled, self.name = device, cancelled, name
+        self._said = time.perf_counter()
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == total:
+            return
+        if self.cancelled():
+            raise ClientGoneError(f"The client that asked for {self.name} is gone.")
+        self.device.give_way()
+        if time.perf_counter() - self._said > 2:
+            self._said = time.perf_counter()
+            logger.info("%s: slice %d of %d", self.name, done, total)
+
+
+class _Ahead:
+    """Encodes the slices around the last click while nobody asks for anything, one at a time.
+
+    Args:
+        device: is only used while no request waits for it.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._lock = threading.Lock()
+        self._round = 0
+
+    def stop(self) -> None:
+        """End what is going on after its current slice: somebody asks for something."""
+        with self._lock:
+            self._round += 1
+
+    def start(self, served: Served, volume: Volume, asked: Sequence[int]) -> None:
+        """Begin with the slices nearest to those that were asked for."""
+        with self._lock:
+            self._round += 1
+            number = self._round
+        near = sorted(
+            {k + step for k in asked for step in range(-AHEAD, AHEAD + 1) if 0 <= k + step < len(volume)},
+            key=lambda k: min(abs(k - one) for one in asked),
+        )
+        threading.Thread(target=self._work, args=(served, volume, near, number), name="ahead").start()
+
+    def _work(self, served: Served, volume: Volume, slices: Sequence[int], number: int) -> None:
+        try:
+            for k in slices:
+                if served.embedder.holds(volume, k):
+                    continue
+                with self.device.hold(background=True), torch.inference_mode():
+                    if number != self._round or not threading.main_thread().is_alive():
+                        return
+                    served.embedder.embed(volume, [k])
+        except Exception:  # nobody waits for this work: it must say itself why it ended
+            logger.exception("encoding ahead ended")

@@ -1,0 +1,58 @@
+"""Bring the app up and listen; the environment says which app, see ``scripts/serve.py``."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+from monailabel.interfaces.utils.app import app_instance
+
+from monailabel_app.server import ServerRules, create_server
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(f"ready: http://{self.config.host}:{self.config.port}", flush=True)  # noqa: T201  the command's answer
+
+
+def serve(host: str, port: int, token_file: str | None, origins: Sequence[str]) -> None:
+    """Warm up, print that the server is ready, and answer until the process is ended.
+
+    Args:
+        host: address to listen on.
+        port: likewise.
+        token_file: with the secret that clients must give; None for none.
+        origins: web pages that may use the server from a browser.
+
+    Raises:
+        ValueError: if the token file is missing or empty, or others than this machine could come without a token.
+    """
+    token = None if token_file is None else read_token(Path(token_file))
+    if token is None and host not in ("127.0.0.1", "localhost", "::1"):
+        raise ValueError(f"host {host} can be reached by others: give --token_file too, and put TLS in front.")
+    app = app_instance()
+    app.server_mode(True)
+    app.on_init_complete()
+    rules = ServerRules(token=token, allowed_origins=tuple(origins))
+    _Server(uvicorn.Config(create_server(app, rules), host=host, port=port, log_config=None, access_log=False)).run()
+
+
+def read_token(path: Path) -> str:
+    """The secret in a file.
+
+    Raises:
+        ValueError: if there is no file, or fewer than 16 characters in it.
+    """
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"token_file {path} cannot be read: {error}.") from error
+    if len(token) < 16:
+        raise ValueError(f"token_file {path} must hold at least 16 characters; `openssl rand -hex 24` makes a secret.")
+    return token

@@ -1,0 +1,95 @@
+"""The HTTP server: MONAI Label's protocol, an allow-list of its routes, and nothing that is not asked for."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Form, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+
+from monailabel_app.lib.device import BusyError
+from monailabel_app.lib.http.guard import Guard, ServerRules
+from monailabel_app.lib.http.infer import infer_routes
+from monailabel_app.lib.http.studies import datastore_routes, session_routes
+from monailabel_app.lib.http.tasks import task_routes
+from monailabel_app.lib.service import ClientGoneError
+from sam_lora import __version__
+
+__all__ = ["ServerRules", "create_server"]
+
+
+def create_server(app: MONAILabelApp, rules: ServerRules) -> FastAPI:
+    """The server of an app. Its endpoints run in threads: one inference does not keep the others from being answered.
+
+    What MONAI Label's own server has besides (proxy, upload of models, reload, static pages) does not exist here.
+
+    Args:
+        app: answers.
+        rules: who may ask for how much.
+    """
+    server = FastAPI(title="SAM-LoRA label server", version=__version__, docs_url="/docs", redoc_url=None)
+    server.add_middleware(Guard, rules=rules)
+    _add_errors(server)
+
+    @server.get("/info/")
+    def info() -> Any:
+        return app.info()
+
+    if rules.token is not None:
+        _add_login(server, rules.token)
+    server.include_router(infer_routes(app, rules))
+    server.include_router(datastore_routes(app, app.datastore()))
+    server.include_router(session_routes(app))
+    server.include_router(task_routes(app))
+    return server
+
+
+def _add_login(server: FastAPI, token: str) -> None:
+    """How Slicer's client gets in: any user name, the token as password."""
+
+    @server.get("/auth/")
+    def enabled() -> Any:
+        return {"enabled": True, "client_id": "sam-lora", "realm": ""}
+
+    @server.post("/auth/token")
+    def login(password: Annotated[str, Form()] = "") -> Any:
+        if not hmac.compare_digest(password.encode(), token.encode()):
+            raise HTTPException(401, "The password is not the server's token.", {"WWW-Authenticate": "Bearer"})
+        return {"access_token": token, "token_type": "bearer"}
+
+    @server.get("/auth/token/valid")
+    def valid() -> Any:
+        return {}
+
+
+def _add_errors(server: FastAPI) -> None:
+    """Every error that can be foreseen, as a status and a sentence; what cannot is the guard's."""
+
+    def answer(status: int, sentence: str) -> JSONResponse:
+        return JSONResponse({"detail": sentence}, status)
+
+    @server.exception_handler(ValueError)
+    def refused(_: Request, error: ValueError) -> JSONResponse:
+        return answer(400, str(error))
+
+    @server.exception_handler(MONAILabelException)
+    def unknown(_: Request, error: MONAILabelException) -> JSONResponse:
+        missing = isinstance(error, ImageNotFoundException | LabelNotFoundException)
+        return answer(404 if missing else 400, str(error.msg))
+
+    @server.exception_handler(BusyError)
+    def busy(_: Request, error: BusyError) -> JSONResponse:
+        return answer(503, str(error))
+
+    @server.exception_handler(ClientGoneError)
+    def gone(_: Request, error: ClientGoneError) -> JSONResponse:
+        return answer(499, str(error))
+
+    @server.exception_handler(RequestValidationError)
+    def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        said = "; ".join(f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors())
+        return answer(422, f"The request is not what this route takes: {said}.")

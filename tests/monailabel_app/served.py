@@ -1,0 +1,60 @@
+"""A server in a process of its own, as `scripts/serve.py` starts it, and the clients that talk to it."""
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from importlib.metadata import distribution
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def served(studies, *options, log=None):
+    """Start the server and wait until it is ready; gives its address and process, and ends it by its own pid."""
+    port, log = free_port(), log or studies.parent / "server.log"
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, REPOSITORY / "scripts" / "serve.py", "--studies", studies, "--port", str(port), *options],
+            stdout=subprocess.PIPE, stderr=file, encoding="utf-8", env={**os.environ},
+        )  # fmt: skip
+    try:
+        said = iter(process.stdout.readline, "")  # libraries print too
+        assert any(line.startswith("ready: ") for line in said), log.read_text(encoding="utf-8")[-3000:]
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def slicer_client():
+    """The class that 3D Slicer's module uses, from the file that comes with MONAI Label."""
+    files = [f for f in distribution("monailabel").files if str(f).endswith("MONAILabelLib/client.py")]
+    path = Path(str(distribution("monailabel").locate_file(files[0]))).resolve()
+    spec = importlib.util.spec_from_file_location("slicer_client", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.MONAILabelClient
+
+
+def wait_for(condition, seconds=120):
+    """Ask until it is so; the last answer."""
+    until = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < until:
+        time.sleep(0.5)
+    return found
