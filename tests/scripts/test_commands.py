@@ -12,12 +12,14 @@ SCRIPTS = sorted(p.name for p in (REPOSITORY / "scripts").glob("*.py"))
 COMMANDS = {
     "weights.py": ["list", "get", "verify"],
     "adapter.py": ["info", "verify", "compare", "import", "export", "merge"],
-    "benchmark.py": ["encoder", "data", "volume", "learning"],
+    "benchmark.py": ["encoder", "data", "volume", "learning", "serve"],
     "data.py": ["ct_mr", "images", "convert", "split", "inspect", "decathlon"],
     "doctor.py": [],
     "brain_demo.py": [],
     "demo.py": [],
     "segment.py": [],
+    "serve.py": [],
+    "brain_studies.py": [],
 }
 
 
