@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sam_lora.appearance import EXPECTED, Sample, fit_appearance, score_appearance
+from sam_lora.appearance import EXPECTED, Moments, fit_appearance, learn_appearance, score_appearance
 from sam_lora.embedding import Embedder
 from sam_lora.frame import OUTSIDE, Frame, without_clicked, without_islands
 from sam_lora.prompts import Point, corners
@@ -62,6 +62,21 @@ class PropagationRules:
 
 
 @dataclass
+class Known:
+    """A slice that a chain learns from, once something is expected of the next.
+
+    Args:
+        k: the slice.
+        mask: the object there, ``(n, n)``, bool.
+        moments: what it teaches; made when it is first needed.
+    """
+
+    k: int
+    mask: Tensor
+    moments: Moments | None = None
+
+
+@dataclass
 class Step:
     """An object on one slice of a chain.
 
@@ -71,8 +86,8 @@ class Step:
         logits: ``(n, n)``.
         mask: ``(n, n)``, bool.
         confidence: 0 to 1.
-        seed: slice and mask of the prompted slice at the chain's start.
-        latest: likewise of the last slice that was trusted.
+        seed: the prompted slice at the chain's start.
+        latest: the last slice that was trusted.
         doubts: slices in a row up to this one that were not trusted.
     """
 
@@ -81,8 +96,8 @@ class Step:
     logits: Tensor
     mask: Tensor
     confidence: float
-    seed: tuple[int, Tensor]
-    latest: tuple[int, Tensor] | None = None
+    seed: Known
+    latest: Known | None = None
     doubts: int = 0
 
 
@@ -149,7 +164,7 @@ class Propagation:
 
             for n, key, (logits, iou) in zip(asked, keys, self.embedder.steps.get_many(keys, decode), strict=True):
                 mask = self._frame.mask_of(logits)
-                seeds[n][k] = Step(k, key, logits, mask, float(iou), (k, mask))
+                seeds[n][k] = Step(k, key, logits, mask, float(iou), Known(k, mask))
                 self.confidence[n][k] = float(iou)
             tell()
         return seeds
@@ -190,7 +205,7 @@ class Propagation:
             mask = self._frame.mask_of(found[0])
             step = Step(k, key, found[0], mask, float(found[1]), last.seed, last.latest, last.doubts + 1)
             if step.confidence >= self.rules.trust:
-                step.latest, step.doubts = (k, mask), 0
+                step.latest, step.doubts = Known(k, mask), 0
             steps.append(step)
         return steps
 
@@ -214,11 +229,15 @@ class Propagation:
     def _expected(self, before: Step, embedding: Tensor) -> Tensor:
         """Where the object of a chain is expected on the slice of an embedding: ``(n, n)``, bool."""
         learned = [before.seed] if before.latest is None else [before.seed, before.latest]
-        embeddings = self.embedder.embed(self.volume, [k for k, _ in learned])
-        samples = [Sample(e, mask) for e, (_, mask) in zip(embeddings, learned, strict=True)]
-        score = score_appearance(fit_appearance(samples, self._frame.inside), embedding)
+        score = score_appearance(fit_appearance([self._moments(one) for one in learned]), embedding)
         near = self._frame.grown(before.mask, self.rules.max_move)
         return without_islands((score.to(near.device) > EXPECTED) & near, before.mask)
+
+    def _moments(self, known: Known) -> Moments:
+        if known.moments is None:
+            embedding = self.embedder.embed(self.volume, [known.k])[0]
+            known.moments = learn_appearance(embedding, known.mask, self._frame.inside)
+        return known.moments
 
     def _embed(self, coming: list[int]) -> Tensor:
         """The embedding of the first of the coming slices; where it is new, made in a batch with those after it."""
