@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from sam_lora.adapter import Adapter, AdapterError, AdapterSpec, check_adapter, read_adapter
 from sam_lora.files import write_aside
 from sam_lora.lora import inject_lora, lora_parameter_names, merge_lora
-from sam_lora.networks import Sam, look_up_variant, tiny_vit
+from sam_lora.networks import Sam, check_image_size, look_up_variant, tiny_vit
 from sam_lora.networks import image_encoder as vit
 from sam_lora.spec import DEFAULT_VARIANT, agree, make_spec
 from sam_lora.weights import MODELS_DIR, WeightsError, find_weights, load_weights, tensors_digest
@@ -77,15 +78,61 @@ class SamLora(Sam):
             for name, tensor in tensors.items():
                 own[name].copy_(tensor)
 
-    def merged(self) -> Sam:
-        """A copy for inference: LoRA merged into the weights, plain official names, nothing trainable."""
-        network = copy.deepcopy(self)
+    def merged(self, copied: bool = True) -> Sam:
+        """For inference: LoRA merged into the weights, plain official names, nothing trainable.
+
+        Args:
+            copied: share nothing with this network; False takes its parts, and leaves it of no more use.
+        """
+        network = copy.deepcopy(self) if copied else self
         merge_lora(network)
-        plain = Sam(network.image_encoder, network.image_size, network.normalization)
+        with torch.device("meta"):  # its decoders are replaced at once: nothing needs to be drawn for them
+            plain = Sam(network.image_encoder, network.image_size, network.normalization)
+        plain.pixel_mean, plain.pixel_std = network.pixel_mean, network.pixel_std
         plain.prompt_encoder, plain.mask_decoder = network.prompt_encoder, network.mask_decoder
         plain.neighbours, plain.tokens = network.neighbours, network.tokens
         plain.__dict__["spec"] = network.spec  # names and intensities, for whoever asks the merged network
         return plain.requires_grad_(False).eval().to(network.pixel_mean.device)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A variant's base in memory, for a process that builds one network after the other.
+
+    Args:
+        variant: row of the table of variants.
+        network: the base itself; never changed.
+        digest: of its tensors.
+    """
+
+    variant: str
+    network: SamLora
+    digest: str
+
+    def shared(self, image_size: int) -> SamLora:
+        """A network of its own modules at another size that shares every tensor with the base."""
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        network = copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors})
+        check_image_size(network.image_encoder, image_size)
+        network.image_size = image_size
+        return network
+
+
+def load_base(variant: str = DEFAULT_VARIANT, weights: str | None = None) -> Base:
+    """Read a variant's base.
+
+    Args:
+        variant: row of the table of variants.
+        weights: path of the base checkpoint (found by :func:`sam_lora.weights.find_weights`).
+
+    Raises:
+        ValueError: if the variant is unknown, or its weights cannot be had.
+    """
+    row = look_up_variant(variant)
+    network = SamLora(row.encoder(), row.image_size, row.normalization)
+    tensors = load_weights(Path(weights) if weights else find_weights(variant), variant)
+    _load_base(network, tensors, variant)
+    return Base(variant, network.requires_grad_(False), tensors_digest(tensors))
 
 
 def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
@@ -104,6 +151,7 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     neighbours: bool | None = None,
     gradient_checkpointing: bool = False,
     compile: bool = False,  # noqa: A002  the name of the setting
+    base: Base | None = None,
 ) -> SamLora:
     """Build the network: base weights, LoRA at its start (identity), or an adapter.
 
@@ -128,6 +176,7 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
         weights: path of the base checkpoint (found by :func:`sam_lora.weights.find_weights`).
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
         compile: hand the image encoder to ``torch.compile``.
+        base: the variant's base where it is in memory: what the adapter leaves alone is shared with it.
 
     Returns:
         The network in training mode; only the adapter's parameters require gradients.
@@ -143,13 +192,20 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     variant = wanted["variant"] = wanted["variant"] or DEFAULT_VARIANT
     row = look_up_variant(variant)
     size = row.image_size if wanted["image_size"] is None else wanted["image_size"]
-    network = SamLora(row.encoder(), size, row.normalization)
-    base = load_weights(Path(weights) if weights else find_weights(variant), variant)
-    _load_base(network, base, variant)
-    network.spec = make_spec(wanted, network, tensors_digest(base))
+    if base is None:
+        network = SamLora(row.encoder(), size, row.normalization)
+        tensors = load_weights(Path(weights) if weights else find_weights(variant), variant)
+        _load_base(network, tensors, variant)
+        digest = tensors_digest(tensors)
+    else:
+        _refuse_other_base(base, variant)
+        network, digest = base.shared(size), base.digest
+    network.spec = make_spec(wanted, network, digest)
     _inject(network)
     if network.spec.tokens:
         network.prompt_encoder.add_label_tokens(len(network.spec.tokens), network.image_size)
+    if base is not None:
+        _unshare(network)
     if given is not None:
         network.load_adapter(given, Path(str(adapter)))
     network.neighbours, network.tokens = network.spec.neighbours, network.spec.tokens
@@ -160,6 +216,19 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in trainable)
     return network
+
+
+def _refuse_other_base(base: Base, variant: str) -> None:
+    if base.variant != variant:
+        raise AdapterError(f"The adapter is for the base {variant}, the one in memory is {base.variant}.")
+
+
+def _unshare(network: SamLora) -> None:
+    """Give a network that shares its base's tensors its own of all that an adapter changes."""
+    parameters = dict(network.named_parameters())
+    for name in network.trainable_names():
+        owner, _, own = name.rpartition(".")
+        setattr(network.get_submodule(owner), own, nn.Parameter(parameters[name].detach().clone()))
 
 
 def _load_base(network: SamLora, base: dict[str, Tensor], variant: str) -> None:

@@ -29,12 +29,14 @@ class Embedder:
         network: put into evaluation mode.
         cache: of embeddings; may be shared between embedders and threads. None makes one of 256 MB.
         batch_size: slices in one pass of the encoder; None takes 1 on a CPU, which gains nothing by more, else 8.
+        digest: of the network's tensors, where it is known; they are hashed otherwise.
 
     Attributes:
         steps: cache of what was decoded in propagations, see :mod:`sam_lora.propagation`.
     """
 
-    def __init__(self, network: Sam, cache: TensorCache | None = None, batch_size: int | None = None) -> None:
+    def __init__(self, network: Sam, cache: TensorCache | None = None, batch_size: int | None = None,
+                 digest: str | None = None) -> None:  # fmt: skip
         self.network = network.eval()
         self.device = network.pixel_mean.device
         self.cache = TensorCache(EMBEDDING_BYTES) if cache is None else cache
@@ -42,7 +44,7 @@ class Embedder:
         self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
         # The network's text tells what no tensor does: the layers, and by how much LoRA is scaled.
         said = f"{network!r} {network.image_size} {network.normalization} {network.neighbours} {self.device}"
-        self._digest = tensors_digest(network.state_dict()) + hashlib.sha256(said.encode()).hexdigest()
+        self._digest = (digest or tensors_digest(network.state_dict())) + hashlib.sha256(said.encode()).hexdigest()
 
     @property
     def identity(self) -> str:

@@ -1,31 +1,30 @@
-"""The adapters of a server: a folder of sealed files, each loaded when it is first asked for, and looked at anew each time."""
+"""The adapters of a server: the registry's champion answers, and any other by name; each is loaded when it is first asked for."""
 
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sam_lora.adapter import AdapterError, read_adapter
-from sam_lora.build import build_sam_lora
+from sam_lora.build import Base, build_sam_lora, load_base
 from sam_lora.cache import TensorCache
 from sam_lora.embedding import Embedder
+from sam_lora.registry import BASE, Registry, RegistryError
 from sam_lora.weights import file_digest
 
 logger = logging.getLogger(__name__)
 
-ENDING = ".safetensors"
-NEWEST, BASE = "newest", "none"  # what a request may ask for besides names
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_LOADED = 3  # networks kept in memory: the newest, and two that somebody compares it with
+CHAMPION = "champion"  # what a request may ask for besides names, digests and "none"
+_LOADED = 3  # networks kept in memory: the champion, and two that somebody compares it with
 
 
 @dataclass(frozen=True)
 class Served:
-    """A network that answers requests.
+    """A network that answers requests; it never changes.
 
     Args:
         name: of the adapter; "none" for the base without one.
@@ -34,6 +33,7 @@ class Served:
         labels: value -> name, as the adapter was trained.
         tokens: those of these values that it segments without a prompt.
         intensity: how it wants raw images, see :func:`sam_lora.cases.to_uint8`.
+        quality: protocol -> mean Dice on the held-out cases when it was trained; empty where nobody measured it.
     """
 
     name: str
@@ -42,17 +42,17 @@ class Served:
     labels: dict[int, str]
     tokens: tuple[int, ...]
     intensity: dict
+    quality: dict[str, float] = field(default_factory=dict)
 
 
 class Adapters:
-    """What is in a folder now, and what was loaded from it.
+    """A registry, and the networks of what is in it.
 
-    A file counts from the moment it has its name, so whoever publishes one writes it aside and renames it. A file that
-    cannot be read, or belongs to another base, is passed over with a line in the log when the newest is asked for,
-    and refused with its reason when it is asked for by name.
+    Which adapter is the champion is read from the registry at each request, so that a promotion or a roll-back by
+    whatever process holds from the next request on. An answer is one network's from its beginning to its end.
 
     Args:
-        folder: of adapter files; may be missing.
+        folder: of the registry; may be missing.
         variant: the base that serves without an adapter.
         device: where networks go.
         embeddings: cache shared by all of them.
@@ -60,56 +60,53 @@ class Adapters:
 
     def __init__(self, folder: Path, variant: str, device: str, embeddings: TensorCache) -> None:
         self.folder, self.variant, self.device, self.embeddings = folder, variant, device, embeddings
+        self.registry = Registry(folder)
         self._lock = threading.Lock()
         self._loaded: OrderedDict[tuple, Served] = OrderedDict()
         self._refused: set[tuple] = set()
+        self._base: Base | None = None
 
     def names(self) -> list[str]:
         """Of the adapters in the folder, the newest first."""
-        found = [path for path in self.folder.glob(f"*{ENDING}") if _NAME.fullmatch(path.name.removesuffix(ENDING))]
-        return [path.name.removesuffix(ENDING) for path in sorted(found, key=_age, reverse=True)]
+        return self.registry.names()
 
     def get(self, asked: str | None = None) -> Served:
         """The network of an adapter.
 
         Args:
-            asked: its name; "newest" or None: the newest that can be used, else the base; "none": the base.
+            asked: its name or digest; "champion" or None: the champion, where its file cannot be used the one before
+                it, at last the base; "none": the base.
 
         Raises:
             AdapterError: if there is no such adapter, or it cannot be used.
         """
-        if asked not in (None, "", NEWEST):
-            return self._load(str(asked))
-        for name in self.names():
+        if asked == BASE:
+            return self._load(BASE, "")
+        if asked not in (None, "", CHAMPION):
+            return self._load(self._named(str(asked)))
+        for entry in reversed(self.registry.line()):
             try:
-                return self._load(name)
-            except AdapterError as error:
-                key = self._key(name)
+                return self._load(self.registry.named(entry["name"]), entry["digest"])
+            except (AdapterError, RegistryError) as error:
+                key = (entry["name"], entry["digest"])
                 if key not in self._refused:
-                    logger.warning("The adapter %s is passed over: %s", name, error)
+                    logger.error("The champion %s cannot serve, the one before it does: %s", entry["name"], error)
                 self._refused.add(key)
-        return self._load(BASE)
+        return self._load(BASE, "")
 
-    def newest_labels(self) -> dict[int, str]:
-        """Value -> name of the newest adapter that can be read, without loading its network; empty without one."""
-        for name in self.names():
-            try:
-                return dict(read_adapter(self.folder / f"{name}{ENDING}").spec.labels)
-            except AdapterError as error:
-                logger.warning("The adapter %s is passed over: %s", name, error)
-        return {}
+    def champion_labels(self) -> dict[int, str]:
+        """Value -> name of the champion, without loading its network; empty without one."""
+        name = self.registry.champion()
+        return {} if name == BASE else dict(read_adapter(self.registry.path(name)).spec.labels)
 
-    def _key(self, name: str) -> tuple:
+    def _named(self, asked: str) -> str:
         try:
-            status = (self.folder / f"{name}{ENDING}").stat()
-        except OSError:
-            return (name,)
-        return name, status.st_mtime_ns, status.st_size
+            return self.registry.named(asked)
+        except RegistryError as error:
+            known = ", ".join([CHAMPION, BASE, *self.names()])
+            raise AdapterError(f"adapter must be one of {known}, or a digest of one, got {asked!r}.") from error
 
-    def _load(self, name: str) -> Served:
-        if name != BASE and name not in self.names():
-            known = ", ".join([NEWEST, BASE, *self.names()])
-            raise AdapterError(f"adapter must be one of {known}, got {name!r}.")
+    def _load(self, name: str, digest: str | None = None) -> Served:
         with self._lock:
             key = (BASE,) if name == BASE else self._key(name)
             if key not in self._loaded:
@@ -117,19 +114,39 @@ class Adapters:
                 while len(self._loaded) > _LOADED:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(key)
-            return self._loaded[key]
+            served = self._loaded[key]
+        if digest is not None and served.digest != digest:
+            raise AdapterError(f"{self.registry.path(name)} is another file than was promoted.")
+        return served
+
+    def _key(self, name: str) -> tuple:
+        try:
+            status = self.registry.path(name).stat()
+        except OSError as error:
+            raise AdapterError(f"The adapter {name} was removed just now.") from error
+        return name, status.st_mtime_ns, status.st_size
 
     def _build(self, name: str) -> Served:
-        path = self.folder / f"{name}{ENDING}"
-        network = build_sam_lora(self.variant) if name == BASE else build_sam_lora(adapter=str(path))
-        spec, digest = network.spec, "" if name == BASE else file_digest(path, "sha256")
-        embedder = Embedder(network.to(self.device).merged(), self.embeddings)
+        path = None if name == BASE else self.registry.path(name)
+        base = self._base_of(self.variant if path is None else read_adapter(path).spec.variant)
+        network = build_sam_lora(base.variant, adapter=None if path is None else str(path), base=base)
+        spec, digest = network.spec, "" if path is None else file_digest(path, "sha256")
+        merged = network.to(self.device).merged(copied=False)
+        embedder = Embedder(merged, self.embeddings, digest=f"{base.digest} {digest}")
         logger.info("loaded the adapter %s (%s)", name, digest or self.variant)
-        return Served(name, digest, embedder, dict(spec.labels), tuple(spec.tokens), dict(spec.intensity))
+        quality = {} if path is None else _quality(self.registry.pedigree(name))
+        return Served(name, digest, embedder, dict(spec.labels), tuple(spec.tokens), dict(spec.intensity), quality)
+
+    def _base_of(self, variant: str) -> Base:
+        """The base of a variant, read once; networks share with it what their adapters leave alone."""
+        if self._base is None or self._base.variant != variant:
+            self._base = load_base(variant)
+            self._base.network.to(self.device)
+        return self._base
 
 
-def _age(path: Path) -> tuple[int, str]:
-    try:
-        return path.stat().st_mtime_ns, path.name
-    except OSError:  # gone since the folder was listed
-        return 0, path.name
+def _quality(pedigree: dict[str, Any]) -> dict[str, float]:
+    """Mean Dice by protocol of what a pedigree says of the hold-out."""
+    scores = pedigree.get("scores") or {}
+    found = {protocol: one.get("challenger") for protocol, one in scores.items()}
+    return {protocol: round(value, 4) for protocol, value in found.items() if value is not None}

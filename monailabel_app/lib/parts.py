@@ -49,5 +49,5 @@ class Parts:
         self.scoring = PredictedIoU(self.automatic, records / "scores.json")
 
     def _learned(self) -> list[str]:
-        """Names that the newest adapter was trained on."""
-        return list(self.service.adapters.newest_labels().values())
+        """Names that the champion was trained on."""
+        return list(self.service.adapters.champion_labels().values())

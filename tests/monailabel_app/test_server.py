@@ -100,7 +100,7 @@ REFUSED = {
     "a point outside": (lambda c: infer(c, foreground=[[99, 0, 0]], label="liver"), 400, "lies outside the volume of 24 x 22 x 5"),
     "a point of two": (lambda c: infer(c, foreground=[[1, 1]], label="liver"), 400, "must have 3 numbers"),
     "an unknown label": (lambda c: infer(c, roi=BOX, label="lung"), 400, "asks for label 'lung'; known are spleen, liver"),
-    "an unknown adapter": (lambda c: infer(c, roi=BOX, label="liver", adapter="../r"), 400, "adapter must be one of newest, none, r"),
+    "an unknown adapter": (lambda c: infer(c, roi=BOX, label="liver", adapter="../r"), 400, "adapter must be one of champion, none, r"),
     "an unknown axis": (lambda c: infer(c, roi=BOX, label="liver", axis=3), 400, "axis must be 0, 1 or 2"),
     "an unknown ending": (lambda c: infer(c, roi=BOX, label="liver", result_extension="/../x"), 400, "result_extension must be one of"),
     "an unknown output": (lambda c: c.post("/infer/sam_lora?image=a&output=dicom_seg"), 422, "query.output"),

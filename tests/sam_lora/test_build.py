@@ -7,11 +7,18 @@ import pytest
 import torch
 
 from sam_lora.adapter import Adapter, AdapterError, read_adapter, write_adapter
-from sam_lora.build import attention_layers, build_sam_lora, report_trainable, write_model, write_zero_model
+from sam_lora.build import (
+    attention_layers,
+    build_sam_lora,
+    load_base,
+    report_trainable,
+    write_model,
+    write_zero_model,
+)
 from sam_lora.interop import write_base
 from sam_lora.networks import Sam, build_sam
 from sam_lora.networks.image_encoder import ImageEncoder
-from sam_lora.weights import WeightsError, find_weights, load_tensors
+from sam_lora.weights import WeightsError, find_weights, load_tensors, tensors_digest
 
 POINTS, LABELS = torch.tensor([[[[5.0, 6], [30, 28]]]]), torch.tensor([[[2, 3]]])
 
@@ -309,3 +316,37 @@ def test_an_adapter_of_the_first_format_still_loads(tmp_path, monkeypatch):
     loaded = read_adapter(path)
     assert loaded.spec == network.spec
     assert (loaded.spec.tokens, loaded.spec.neighbours) == ((), False)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"decoder": "full", "tokens": True, "labels": {1: "spleen"}}, {"decoder": "lora"}]
+)
+def test_a_network_on_a_base_in_memory_equals_one_that_was_read_and_leaves_the_base_alone(tmp_path, options):
+    base = load_base("vit_t")
+    before = tensors_digest(base.network.state_dict())
+    path = tmp_path / "a.safetensors"
+    network = trained(**options)
+    write_adapter(path, Adapter(network.spec, network.adapter_tensors()))
+    read = build_sam_lora(adapter=str(path)).merged().state_dict()
+    shared = build_sam_lora(adapter=str(path), base=base)
+    assert shared.image_size == 64
+    with torch.no_grad():
+        for tensor in shared.adapter_tensors().values():
+            tensor.add_(1)  # as a training would
+    assert tensors_digest(base.network.state_dict()) == before
+    merged = build_sam_lora(adapter=str(path), base=base).merged(copied=False)
+    assert type(merged) is Sam
+    assert merged.state_dict().keys() == read.keys()
+    assert all(torch.equal(merged.state_dict()[name], tensor) for name, tensor in read.items())
+    assert torch.equal(merged.encode(image()), build_sam_lora(adapter=str(path)).merged().encode(image()))
+    kept = {tensor.data_ptr() for tensor in base.network.state_dict().values()}
+    assert any(tensor.data_ptr() in kept for tensor in merged.state_dict().values())
+
+
+def test_another_base_and_an_impossible_size_are_refused(tmp_path):
+    base = dataclasses.replace(load_base("vit_t"), variant="vit_b")
+    write_adapter(tmp_path / "a.safetensors", Adapter(trained().spec, trained().adapter_tensors()))
+    with pytest.raises(AdapterError, match="The adapter is for the base vit_t, the one in memory is vit_b"):
+        build_sam_lora(adapter=str(tmp_path / "a.safetensors"), base=base)
+    with pytest.raises(ValueError, match="image_size must be a positive multiple of"):
+        load_base("vit_t").shared(65)

@@ -21,6 +21,14 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)  # of images in [0, 255], as official SAM
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
+def check_image_size(encoder: ImageEncoder | TinyViT, image_size: int) -> None:
+    """ValueError if ``image_size`` is not a positive multiple of the encoder's stride."""
+    if image_size < encoder.stride or image_size % encoder.stride:
+        raise ValueError(
+            f"image_size must be a positive multiple of {encoder.stride} for this encoder, got {image_size}."
+        )
+
+
 class Sam(nn.Module):
     """Segment Anything, batch-safe and differentiable.
 
@@ -45,9 +53,7 @@ class Sam(nn.Module):
 
     def __init__(self, image_encoder: ImageEncoder | TinyViT, image_size: int, normalization: Normalization) -> None:
         super().__init__()
-        stride = image_encoder.stride
-        if image_size < stride or image_size % stride:
-            raise ValueError(f"image_size must be a positive multiple of {stride} for this encoder, got {image_size}.")
+        check_image_size(image_encoder, image_size)
         self.image_size = image_size
         self.normalization = normalization
         self.neighbours = False

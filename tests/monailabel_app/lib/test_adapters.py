@@ -2,13 +2,16 @@
 
 import logging
 import os
-from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from monailabel_app.lib.adapters import Adapters
 from sam_lora.adapter import AdapterError
 from sam_lora.cache import TensorCache
+from sam_lora.registry import Registry
+from sam_lora.volumes import Volume
 from sam_lora.weights import file_digest
 from tests.conftest import write_random_adapter
 
@@ -26,18 +29,34 @@ def put(adapters, name, age, **options):
     return path
 
 
-def test_the_newest_serves_from_the_moment_it_has_its_name(adapters):
+def test_the_champion_serves_from_the_request_after_its_promotion(adapters):
     assert adapters.get().name == "none"
     old = put(adapters, "old", 20, labels={1: "spleen"})
-    assert adapters.get().name == "old"
-    assert adapters.get().digest == file_digest(old, "sha256")
-    Path(adapters.folder / ".newer.safetensors.1.part").write_bytes(b"half")
-    assert adapters.get() is adapters.get("newest")
     put(adapters, "new", 10)
     assert adapters.names() == ["new", "old"]
+    assert adapters.get().name == "none"  # nobody promoted one
+    assert adapters.champion_labels() == {}
+    Registry(adapters.folder).promote("old", "by another process")
+    served = adapters.get()
+    assert (served.name, served.digest) == ("old", file_digest(old, "sha256"))
+    assert adapters.champion_labels() == {1: "spleen"}
+    assert adapters.get("champion") is adapters.get(served.digest) is served
+    Registry(adapters.folder).promote("new", "")
     assert adapters.get().name == "new"
-    assert adapters.get("old").labels == {1: "spleen"}
+    assert adapters.get("old") is served
     assert adapters.get("none").digest == ""
+
+
+def test_rolling_back_restores_the_answers_bit_for_bit(adapters):
+    volume = Volume(np.random.RandomState(0).randint(0, 255, (30, 40, 2), np.uint8))
+    answers = []
+    for n, name in enumerate("ab"):
+        put(adapters, name, n, rank=4 + n)
+        adapters.registry.promote(name, "")
+        answers.append(adapters.get().embedder.embed(volume, [1])[0])
+    assert not torch.equal(*answers)
+    adapters.registry.rollback()
+    assert torch.equal(adapters.get().embedder.embed(volume, [1])[0], answers[0])
 
 
 def test_a_replaced_file_is_loaded_anew(adapters):
@@ -48,21 +67,29 @@ def test_a_replaced_file_is_loaded_anew(adapters):
     assert adapters.get("a").digest != first.digest
 
 
-def test_a_broken_newest_is_passed_over_and_named_in_the_log(adapters, caplog):
+@pytest.mark.parametrize("fault", ["broken", "exchanged", "gone"])
+def test_a_champion_that_cannot_serve_leaves_the_one_before_and_the_log_says_so_once(adapters, caplog, fault):
     put(adapters, "good", 20)
-    (adapters.folder / "broken.safetensors").write_bytes(b"no adapter")
-    with caplog.at_level(logging.WARNING):
+    path = put(adapters, "bad", 10)
+    for name in ("good", "bad"):
+        adapters.registry.promote(name, "")
+    if fault == "gone":
+        path.unlink()
+    elif fault == "broken":
+        path.write_bytes(b"no adapter")
+    else:
+        put(adapters, "bad", 5, rank=2)
+    with caplog.at_level(logging.ERROR):
         assert adapters.get().name == "good"
         assert adapters.get().name == "good"
     said = [record.getMessage() for record in caplog.records]
-    assert len([line for line in said if "The adapter broken is passed over" in line]) == 1
-    with pytest.raises(AdapterError, match="broken"):
-        adapters.get("broken")
-    assert adapters.newest_labels() == {}
+    assert len([line for line in said if "The champion bad cannot serve, the one before it does" in line]) == 1
+    (adapters.folder / "good.safetensors").unlink()
+    assert adapters.get().name == "none"
 
 
 @pytest.mark.parametrize("name", ["missing", "../adapters/good", "/etc/passwd", ".hidden"])
 def test_only_names_in_the_folder_can_be_asked_for(adapters, name):
     put(adapters, "good", 20)
-    with pytest.raises(AdapterError, match=r"adapter must be one of newest, none, good, got"):
+    with pytest.raises(AdapterError, match=r"adapter must be one of champion, none, good, or a digest of one, got"):
         adapters.get(name)

@@ -139,7 +139,10 @@ def test_the_stored_type_ending_and_compression_are_the_client_s(prompted, image
         ({"roi": BOX, "label": 3}, "label must be a name, got 3"),
         ({"roi": BOX, "axis": 7}, "axis must be 0, 1 or 2, the axis of the slices, got 7"),
         ({"roi": BOX, "propagate": "perhaps"}, "propagate must be true or false, got 'perhaps'"),
-        ({"roi": BOX, "adapter": "../x"}, r"adapter must be one of newest, none, random, got '\.\./x'"),
+        (
+            {"roi": BOX, "adapter": "../x"},
+            r"adapter must be one of champion, none, random, or a digest of one, got '\.\./x'",
+        ),
         ({"roi": BOX, "result_extension": ".py"}, "result_extension must be one of"),
         ({"roi": BOX, "label": "liver", "correct_label": True}, "the adapter has no tokens for it"),
     ],

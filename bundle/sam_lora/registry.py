@@ -1,0 +1,244 @@
+"""The adapters of a site: which one serves, what each came from, and the way back.
+
+A folder holds them: ``NAME.safetensors`` and beside it ``NAME.json``, its pedigree, both written once and never
+changed; ``champion.json`` says which one serves. Every file is written aside and renamed, the pedigree before its
+adapter and the adapter before the pointer to it: whenever a process dies, what is there can be served.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from sam_lora.adapter import AdapterError, read_adapter
+from sam_lora.files import write_aside, write_json
+from sam_lora.weights import file_digest
+
+ENDING = ".safetensors"
+BASE = "none"  # the base without an adapter: what serves before there is a champion
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+class RegistryError(ValueError):
+    """There is no such adapter, or it cannot be had; the sentence says why."""
+
+
+class Registry:
+    """A folder of adapters, safe to be used by several processes at once.
+
+    The champion is the last of a line: promoting appends to it, rolling back takes its last one away. Adapters that
+    are not in the line are challengers that were not promoted, or were put here by hand.
+
+    Args:
+        folder: of the adapters; made when something is added.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._pointer = self.folder / "champion.json"
+
+    def names(self) -> list[str]:
+        """Of all adapters, the newest first."""
+        found = {path: _age(path) for path in self.folder.glob(f"*{ENDING}")}
+        names = [path.name.removesuffix(ENDING) for path in sorted(found, key=found.__getitem__, reverse=True)]
+        return [name for name in names if _NAME.fullmatch(name) and name != BASE]
+
+    def path(self, name: str) -> Path:
+        """The file of an adapter; RegistryError if there is none of this name."""
+        if name not in self.names():
+            known = ", ".join(self.names()) or "there is none yet"
+            raise RegistryError(f"{self.folder} has no adapter {name!r}; its adapters: {known}.")
+        return self.folder / f"{name}{ENDING}"
+
+    def named(self, asked: str) -> str:
+        """The name of an adapter that is asked for by its name or by its digest, "sha256:hex".
+
+        Raises:
+            RegistryError: if there is none.
+        """
+        if not asked.startswith("sha256:"):
+            return self.path(asked).name.removesuffix(ENDING)
+        for name in self.names():
+            if self.pedigree(name).get("digest") == asked or file_digest(self.path(name), "sha256") == asked:
+                return name
+        raise RegistryError(f"{self.folder} has no adapter with the digest {asked}.")
+
+    def champion(self) -> str:
+        """Name of the adapter that serves: the last of the line whose file is there; "none" without one."""
+        there = set(self.names())
+        return next((one["name"] for one in reversed(self.line()) if one["name"] in there), BASE)
+
+    def line(self) -> list[dict[str, Any]]:
+        """The champions, the first one first, each ``{"name", "digest", "since", "why"}``."""
+        return list(self._state()["line"])
+
+    def events(self) -> list[dict[str, Any]]:
+        """All that was promoted, rolled back and pruned, in order."""
+        return list(self._state()["events"])
+
+    def pedigree(self, name: str) -> dict[str, Any]:
+        """What an adapter came from; empty for one that was put here by hand.
+
+        Raises:
+            RegistryError: if its file was altered.
+        """
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            return {}
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise RegistryError(f"{path} cannot be read as a pedigree: {error}.") from error
+
+    def add(self, source: Path, name: str, pedigree: Mapping[str, Any]) -> str:
+        """Take an adapter in. It does not serve before it is promoted.
+
+        Args:
+            source: its file, which stays where it is.
+            name: letters, digits, ``_ . -``; a new one.
+            pedigree: what it came from; its digest is added.
+
+        Returns:
+            The digest of its file.
+
+        Raises:
+            RegistryError: if the name cannot be used, or is taken.
+            AdapterError: if the file is no adapter, or was altered.
+        """
+        read_adapter(source)
+        if not _NAME.fullmatch(name) or name == BASE:
+            raise RegistryError(
+                f"name must be letters, digits, '_', '.' and '-', starting with one of the first two, and not {BASE!r}; "
+                f"got {name!r}."
+            )
+        with self._locked():
+            if name in self.names() or (self.folder / f"{name}.json").exists():  # removed ones keep their pedigree
+                raise RegistryError(f"{self.folder} has or had an adapter {name!r}: give the new one another name.")
+            digest = file_digest(source, "sha256")
+            write_json(self.folder / f"{name}.json", {"name": name, **pedigree, "digest": digest})
+            with write_aside(self.folder / f"{name}{ENDING}") as temporary:
+                temporary.write_bytes(source.read_bytes())
+        return digest
+
+    def promote(self, name: str, why: str) -> None:
+        """Make an adapter the champion.
+
+        Args:
+            name: of the adapter.
+            why: is kept with it.
+
+        Raises:
+            RegistryError: if there is no such adapter.
+            AdapterError: if its file cannot be read, or was altered.
+        """
+        with self._locked():
+            path = self.path(name)
+            read_adapter(path)
+            entry = {"name": name, "digest": file_digest(path, "sha256"), "since": _now(), "why": why}
+            state = self._state()
+            line = [one for one in state["line"] if one["name"] != name]
+            self._write([*line, entry], [*state["events"], {"did": "promoted", **entry}])
+
+    def rollback(self, why: str = "by hand") -> str:
+        """Let the champion before this one serve again; "none" where there was none.
+
+        Returns:
+            Name of what serves now.
+
+        Raises:
+            RegistryError: if there is no champion.
+        """
+        with self._locked():
+            state = self._state()
+            if not state["line"]:
+                raise RegistryError(f"{self.folder} has no champion: there is nothing to roll back.")
+            event = {"did": "rolled back", "name": state["line"][-1]["name"], "since": _now(), "why": why}
+            self._write(state["line"][:-1], [*state["events"], event])
+            return self.champion()
+
+    def prune(self, keep: int = 5) -> list[str]:
+        """Remove the oldest adapters; pedigrees stay, because they tell who was trained on.
+
+        Args:
+            keep: how many of the newest adapters stay, beside the champion and the one before it.
+
+        Returns:
+            Names of those that were removed.
+
+        Raises:
+            RegistryError: if ``keep`` is negative.
+        """
+        if type(keep) is not int or keep < 0:
+            raise RegistryError(f"keep must be a whole number of at least 0, got {keep!r}.")
+        with self._locked():
+            state, names = self._state(), self.names()
+            kept = {*names[:keep], *(one["name"] for one in state["line"][-2:])}
+            gone = [name for name in names if name not in kept]
+            if gone:
+                event = {"did": "pruned", "names": gone, "since": _now(), "why": f"keep {keep}"}
+                self._write([one for one in state["line"] if one["name"] in kept], [*state["events"], event])
+            for name in gone:
+                self.path(name).unlink()
+        return gone
+
+    def trained_on(self, case: str) -> list[str]:
+        """Names of the adapters, removed ones too, that saw a case.
+
+        Args:
+            case: id of an image, or of a patient.
+        """
+        found = []
+        for path in sorted(self.folder.glob("*.json")):
+            seen = self.pedigree(path.stem).get("cases", []) if path != self._pointer else []
+            if any(case in (one.get("image"), one.get("patient")) for one in seen):
+                found.append(path.stem)
+        return found
+
+    def verify(self) -> list[str]:
+        """What is wrong, a sentence each; empty where all is well."""
+        wrong = []
+        line = {one["name"]: one["digest"] for one in self.line()}
+        names = self.names()
+        wrong += [f"The champion {name} has no file any more." for name in line if name not in names]
+        for name in names:
+            try:
+                read_adapter(self.path(name))
+                said = {self.pedigree(name).get("digest"), line.get(name)} - {None}
+            except (AdapterError, RegistryError) as error:
+                wrong.append(str(error))
+                continue
+            if said - {file_digest(self.path(name), "sha256")}:
+                wrong.append(f"The file of {name} is another one than was added or promoted.")
+        return wrong
+
+    def _state(self) -> dict[str, Any]:
+        if not self._pointer.is_file():
+            return {"line": [], "events": []}
+        try:
+            return dict(json.loads(self._pointer.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise RegistryError(f"{self._pointer} cannot be read: {error}. Restore it from a back-up.") from error
+
+    def _write(self, line: list[dict[str, Any]], events: list[dict[str, Any]]) -> None:
+        write_json(self._pointer, {"line": line, "events": events})
+
+    def _locked(self) -> FileLock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".lock")
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _age(path: Path) -> tuple[int, str]:
+    try:
+        return path.stat().st_mtime_ns, path.name
+    except OSError:  # gone since the folder was listed
+        return 0, path.name

@@ -1,0 +1,155 @@
+"""Which adapter serves, what each came from, and the way back."""
+
+import json
+import multiprocessing
+
+import pytest
+
+from sam_lora.adapter import AdapterError
+from sam_lora.registry import Registry, RegistryError
+from sam_lora.weights import file_digest
+from tests.conftest import write_random_adapter
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trained") / "adapter_best.safetensors"
+    write_random_adapter(path)
+    return path
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return Registry(tmp_path / "adapters")
+
+
+def add(registry, trained, *names):
+    for name in names:
+        registry.add(trained, name, {"parent": "none", "cases": [{"image": f"image of {name}", "patient": "p1"}]})
+
+
+def test_what_is_added_serves_once_it_is_promoted(registry, trained):
+    assert registry.champion() == "none"
+    digest = registry.add(trained, "first", {"parent": "none"})
+    assert registry.champion() == "none"
+    assert registry.pedigree("first") == {"name": "first", "parent": "none", "digest": digest}
+    registry.promote("first", "because")
+    assert registry.champion() == "first"
+    assert registry.line()[0] | {"since": ""} == {"name": "first", "digest": digest, "since": "", "why": "because"}
+    assert registry.path("first").read_bytes() == trained.read_bytes()
+    assert registry.named(digest) == registry.named("first") == "first"
+
+
+def test_rolling_back_goes_the_way_that_was_come(registry, trained):
+    add(registry, trained, "a", "b", "c")
+    for name in "abc":
+        registry.promote(name, "")
+    assert [registry.rollback(), registry.rollback(), registry.rollback()] == ["b", "a", "none"]
+    with pytest.raises(RegistryError, match="has no champion: there is nothing to roll back"):
+        registry.rollback()
+    assert [event["did"] for event in registry.events()] == ["promoted"] * 3 + ["rolled back"] * 3
+    registry.promote("b", "again")
+    registry.promote("a", "and back")
+    registry.promote("b", "once more")  # in the line once
+    assert [one["name"] for one in registry.line()] == ["a", "b"]
+
+
+def test_a_champion_whose_file_is_gone_leaves_the_one_before(registry, trained):
+    add(registry, trained, "a", "b")
+    registry.promote("a", "")
+    registry.promote("b", "")
+    registry.path("b").unlink()
+    assert registry.champion() == "a"
+    assert registry.verify() == ["The champion b has no file any more."]
+
+
+def test_an_adapter_that_is_altered_is_not_added_and_not_promoted(registry, trained, tmp_path):
+    altered = tmp_path / "altered.safetensors"
+    content = bytearray(trained.read_bytes())
+    content[-1] ^= 1
+    altered.write_bytes(content)
+    with pytest.raises(AdapterError, match="was altered after it was written"):
+        registry.add(altered, "a", {})
+    assert registry.names() == []
+    add(registry, trained, "a")
+    registry.path("a").write_bytes(content)
+    with pytest.raises(AdapterError, match="was altered after it was written"):
+        registry.promote("a", "")
+    assert registry.champion() == "none"
+    assert "was altered" in registry.verify()[0]
+
+
+def test_an_exchanged_file_is_found(registry, trained, tmp_path):
+    add(registry, trained, "a")
+    write_random_adapter(tmp_path / "other.safetensors", rank=2)
+    registry.path("a").write_bytes((tmp_path / "other.safetensors").read_bytes())
+    assert registry.verify() == ["The file of a is another one than was added or promoted."]
+
+
+def test_pruning_keeps_the_newest_the_champion_and_the_one_before(registry, trained):
+    import os
+
+    add(registry, trained, *"abcde")
+    for age, name in enumerate("edcba"):
+        os.utime(registry.path(name), (1e9 - age, 1e9 - age))
+    for name in "abc":
+        registry.promote(name, "")
+    assert registry.prune(keep=1) == ["d", "a"]
+    assert registry.names() == ["e", "c", "b"]
+    assert registry.champion() == "c"
+    assert registry.rollback() == "b"
+    assert registry.rollback() == "none"  # a is gone
+    assert registry.verify() == []
+    with pytest.raises(RegistryError, match="keep must be a whole number of at least 0, got -1"):
+        registry.prune(-1)
+
+
+def test_who_saw_a_patient_is_known_of_removed_adapters_too(registry, trained):
+    add(registry, trained, "a", "b", "c")
+    assert registry.trained_on("p1") == ["a", "b", "c"]
+    assert registry.trained_on("image of b") == ["b"]
+    assert registry.trained_on("p2") == []
+    registry.prune(keep=1)
+    assert registry.trained_on("p1") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["", "none", ".hidden", "../up", "a/b", "a" * 129])
+def test_names_that_are_no_file_names_are_refused(registry, trained, name):
+    with pytest.raises(RegistryError, match="name must be letters, digits"):
+        registry.add(trained, name, {})
+
+
+def test_wrong_questions_get_a_sentence(registry, trained):
+    add(registry, trained, "a")
+    for ask, sentence in (
+        (lambda: registry.add(trained, "a", {}), "has or had an adapter 'a'"),
+        (lambda: registry.path("b"), "has no adapter 'b'; its adapters: a"),
+        (lambda: registry.promote("b", ""), "has no adapter 'b'"),
+        (lambda: registry.named("sha256:0"), "has no adapter with the digest sha256:0"),
+    ):
+        with pytest.raises(RegistryError, match=sentence):
+            ask()
+    (registry.folder / "champion.json").write_text("{")
+    with pytest.raises(RegistryError, match=r"champion\.json cannot be read"):
+        registry.champion()
+
+
+def _promote_many(folder, name, times):
+    registry = Registry(folder)
+    for _ in range(times):
+        registry.promote(name, name)
+
+
+def test_processes_that_promote_at_once_lose_no_event(registry, trained):
+    add(registry, trained, "a", "b")
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_promote_many, args=(registry.folder, name, 10)) for name in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    state = json.loads((registry.folder / "champion.json").read_text())
+    assert len(state["events"]) == 20
+    assert sorted(one["name"] for one in state["line"]) == ["a", "b"]
+    assert {one["digest"] for one in state["line"]} == {file_digest(trained, "sha256")}
