@@ -13,7 +13,8 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from monailabel_app.lib.parts import Parts
-from monailabel_app.lib.strategies.unlabelled import First, Random
+from monailabel_app.lib.strategies.unlabelled import strategies
+from monailabel_app.lib.tasks import TaskRunningError, start_task
 from sam_lora import __version__
 
 logger = logging.getLogger(__name__)
@@ -46,19 +47,30 @@ class SamLoraLabel(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Which image comes next."""
-        return {"random": Random(), "first": First()}
+        return strategies(self.parts.seen)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """How sure the network is."""
-        return {"predicted_iou": self.parts.scoring}
+        return {"uncertainty": self.parts.scoring}
 
     def info(self) -> dict[str, Any]:
         """What clients show; labels are the names that are annotated now."""
         return {**super().info(), "labels": list(self.parts.labels.read().values())}
 
-    def check_train(self, request: dict[str, Any]) -> None:
-        """ValueError with the reason where a training would end before it begins."""
+    def prepare_train(self, request: dict[str, Any]) -> None:
+        """Make room for a training; ValueError with the reason where it would end before it begins."""
         self.parts.training.check(request, self.parts.datastore)
+        self.parts.service.make_room()
+
+    def on_save_label(self, image_id: str, label_id: str) -> None:
+        """Train by itself, where the server was started so and enough labels are new."""
+        super().on_save_label(image_id, label_id)
+        if self.parts.retraining.is_due():
+            try:
+                self.prepare_train({})
+                start_task("train", {"model": "sam_lora"})
+            except (ValueError, TaskRunningError) as error:  # the label is saved: the next one asks again
+                logger.info("no training begins by itself: %s", error)
 
     def on_init_complete(self) -> None:
         """Warm up; only a server does, a training's process has no use for it."""

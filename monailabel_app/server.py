@@ -12,6 +12,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 
 from monailabel_app.lib.device import BusyError
+from monailabel_app.lib.http.adapters import adapter_routes
 from monailabel_app.lib.http.guard import Guard, ServerRules
 from monailabel_app.lib.http.infer import infer_routes
 from monailabel_app.lib.http.studies import datastore_routes, session_routes
@@ -45,6 +46,7 @@ def create_server(app: MONAILabelApp, rules: ServerRules) -> FastAPI:
     server.include_router(datastore_routes(app, app.datastore()))
     server.include_router(session_routes(app))
     server.include_router(task_routes(app))
+    server.include_router(adapter_routes(app.parts.service.adapters.registry))
     return server
 
 

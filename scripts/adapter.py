@@ -1,4 +1,4 @@
-"""Adapters: show, verify, compare, take in foreign ones, give them out, to Sam_LoRA or as ONNX, merge."""
+"""Adapters: show, verify, compare, take in foreign ones, give them out, merge; and a label server's: which one serves."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from sam_lora.interop import (
     is_positional,
     merge_adapter,
 )
+from sam_lora.pedigrees import compare_judged
+from sam_lora.pedigrees import trained_on as find_trained_on
+from sam_lora.registry import BASE, Registry
 from sam_lora.weights import load_tensors
 
 
@@ -109,20 +112,99 @@ def merge(file: str, output: str, weights: str | None = None) -> None:
     print(output)
 
 
-def compare(first: str, second: str, json: str | None = None) -> None:
+def compare(first: str, second: str, adapters: str | None = None, json: str | None = None) -> None:
     """Compare two evaluations of the same cases, FIRST (A) and SECOND (B), patient by patient.
 
     The difference of the means has a 95 % interval from drawing patients; where it holds zero, no difference is shown.
+    With --adapters, FIRST and SECOND are adapters of a label server, and what both reached on its held-out cases is
+    compared.
 
     Args:
-        first: metrics.json of an evaluation, of one adapter or the base.
-        second: likewise of another one, with the same protocols, settings and cases.
+        first: metrics.json of an evaluation, of one adapter or the base; or a name.
+        second: likewise of another one, with the same protocols, settings and cases; or a name.
+        adapters: folder of a label server's adapters.
         json: also write the figures there.
     """
+    if adapters is not None:
+        _compare_judged(_registry(adapters), first, second, json)
+        return
     found = compare_metrics(read_metrics(Path(first)), read_metrics(Path(second)))
     if json:
         write_json(Path(json), {"first": first, "second": second, "protocols": found})
     print(describe_comparison(found, (first, second)))
+
+
+def _compare_judged(registry: Registry, first: str, second: str, json: str | None) -> None:
+    found = compare_judged(registry, str(first), str(second))
+    if json:
+        write_json(Path(json), {"first": first, "second": second, "protocols": found})
+    for protocol, one in found.items():
+        print(f"{protocol:<13} Dice A {one['first']:.3f}  B {one['second']:.3f}  B - A {one['difference']:+.3f}  "
+              f"({one['pairs']} pairs of case and label)")  # fmt: skip
+
+
+def list_(folder: str, trained_on: str | None = None, json: str | None = None) -> None:
+    """List the adapters in FOLDER, a label server's: which one serves, what each came from and reached.
+
+    Args:
+        folder: of adapters.
+        trained_on: only those, removed ones too, that were trained on this image or patient.
+        json: also write it there.
+    """
+    registry = _registry(folder)
+    names = registry.names() if trained_on is None else find_trained_on(registry, str(trained_on))
+    champion = registry.champion()
+    found = [{**registry.pedigree(name), "name": name, "champion": name == champion} for name in names]
+    if json:
+        write_json(Path(json), {"champion": champion, "adapters": found, "events": registry.events()})
+    for one in found:
+        scores = [
+            f"{protocol} {score['challenger']:.3f}"
+            for protocol, score in (one.get("scores") or {}).items()
+            if score["challenger"] is not None
+        ]
+        cases = f"{len(one['cases'])} cases, from {one['parent']}" if "cases" in one else "no pedigree"
+        print(f"{'*' if one['champion'] else ' '} {one['name']}  {cases}  {', '.join(scores)}".rstrip())
+    for sentence in registry.verify():
+        print(f"! {sentence}")
+    print(f"{champion} serves." if champion != BASE else "No adapter serves: the base does.")
+
+
+def promote(folder: str, name: str) -> None:
+    """Make the adapter NAME of FOLDER the one that serves, from the next request on.
+
+    Args:
+        folder: a label server's adapters.
+        name: of one of them.
+    """
+    _registry(folder).promote(str(name), "by hand")
+    print(f"{name} serves.")
+
+
+def rollback(folder: str) -> None:
+    """Let the adapter that served before serve again.
+
+    Args:
+        folder: a label server's adapters.
+    """
+    print(f"{_registry(folder).rollback()} serves.")
+
+
+def prune(folder: str, keep: int = 5) -> None:
+    """Remove the oldest adapters of FOLDER; what they were trained on stays on record.
+
+    Args:
+        folder: a label server's adapters.
+        keep: how many stay, beside the one that serves and the one before it.
+    """
+    for name in _registry(folder).prune(keep):
+        print(f"removed {name}")
+
+
+def _registry(folder: str) -> Registry:
+    if not Path(str(folder)).is_dir():
+        raise ValueError(f"folder must be a folder of adapters, there is no {folder}.")
+    return Registry(Path(str(folder)))
 
 
 COMMANDS = {
@@ -132,6 +214,10 @@ COMMANDS = {
     "import": import_,
     "export": export,
     "merge": merge,
+    "list": list_,
+    "promote": promote,
+    "rollback": rollback,
+    "prune": prune,
 }
 
 if __name__ == "__main__":

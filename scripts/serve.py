@@ -19,25 +19,33 @@ APP = ROOT / "monailabel_app"
 def main(  # noqa: PLR0913  a command has options
     studies: str, labels: Any = None, adapters: str | None = None, device: str = "auto", port: int = 8000,
     host: str = "127.0.0.1", token_file: str | None = None, variant: str = "vit_t", origins: Any = None,
+    train_every: int = 0, margin: float = 0.01,
 ) -> None:  # fmt: skip
     """Serve the images of a folder, until Ctrl-C.
 
     Args:
         studies: folder with the images; labels and all records are kept in it.
         labels: names of what will be annotated, like spleen,liver; those of earlier starts stay.
-        adapters: folder of adapters; the newest serves, trained ones are put there. By default in the studies folder.
+        adapters: folder of adapters, see `adapter.py list`; trained ones are put there. By default in the studies folder.
         device: auto, cpu or cuda:N.
         port: where to listen.
         host: of which address; for others than this machine put TLS in front, see SECURITY.md.
         token_file: file with the secret that clients must give as password; none: whoever reaches the port may use it.
         variant: base that serves before there is an adapter.
         origins: web pages that may use the server from a browser, like http://127.0.0.1:3000.
+        train_every: number of new labels after which a training begins by itself; 0: only when a client asks.
+        margin: Dice that a new adapter may be behind the one that serves, on the held-out cases, and still replace it.
     """
     folder = Path(str(studies)).expanduser().absolute()
     if not folder.is_dir():
         raise ValueError(f"studies must be a folder with images, there is no {folder}.")
     _refuse_taken(host, port)
-    conf = {"labels": ",".join(_words(labels)), "adapters": str(adapters or ""), "device": device, "variant": variant}
+    if type(train_every) is not int or train_every < 0:
+        raise ValueError(f"train_every must be a number of labels, or 0 for never, got {train_every!r}.")
+    if type(margin) not in (int, float) or not 0 <= margin <= 1:
+        raise ValueError(f"margin must be a Dice from 0 to 1, got {margin!r}.")
+    conf = {"labels": ",".join(_words(labels)), "adapters": str(adapters or ""), "device": device, "variant": variant,
+            "train_every": str(train_every), "margin": str(margin)}  # fmt: skip
     records = folder / ".sam_lora"
     os.environ.update(
         MONAI_LABEL_APP_DIR=str(APP),

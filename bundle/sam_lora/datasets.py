@@ -122,15 +122,19 @@ class SliceDataset(Dataset):
         }
         if self.transform is None:
             return sample
-        self._reseed(epoch, position)
+        self._reseed(epoch, number, k)
         return self.transform(sample)
 
-    def _reseed(self, epoch: int, position: int) -> None:
-        """Give each random transform a state that follows from seed, epoch and place alone."""
+    def _reseed(self, epoch: int, case: int, k: int) -> None:
+        """Give each random transform a state that follows from seed, epoch, and the slice itself.
+
+        Which other cases are there does not matter: an altered version comes again in another training on the slice.
+        """
+        content = int(self.contents[case][-16:], 16)
         for number, step in enumerate(getattr(self.transform, "transforms", [self.transform])):
             if isinstance(step, Randomizable):
                 version = epoch % self.versions if self.versions and not isinstance(step, RandPromptsd) else epoch
-                state = np.random.SeedSequence([self.seed, version, position, number]).generate_state(1)
+                state = np.random.SeedSequence([self.seed, version, content, k, number]).generate_state(1)
                 step.set_random_state(seed=int(state[0]))
 
     def _label(self, number: int, k: int) -> np.ndarray:

@@ -136,6 +136,7 @@ def _scores(pairs: Sequence[tuple[tuple[str, int], float, float]], labels: Mappi
         {"case": case, "label": labels[value], "champion": round(before, 4), "challenger": round(after, 4)}
         for (case, value), before, after in pairs
     ]
-    means = [sum(pair[n] for pair in pairs) / len(pairs) if pairs else None for n in (1, 2)]
-    difference = None if means[0] is None or means[1] is None else means[1] - means[0]
-    return {"champion": means[0], "challenger": means[1], "difference": difference, "pairs": rows}
+    if not pairs:
+        return {"champion": None, "challenger": None, "difference": None, "pairs": rows}
+    before, after = (sum(values) / len(pairs) for values in ([one[1] for one in pairs], [one[2] for one in pairs]))
+    return {"champion": before, "challenger": after, "difference": after - before, "pairs": rows}

@@ -83,7 +83,7 @@ class Registry:
         return list(self._state()["events"])
 
     def pedigree(self, name: str) -> dict[str, Any]:
-        """What an adapter came from; empty for one that was put here by hand.
+        """What an adapter came from; empty for one that was put here by hand. That of a removed one is still there.
 
         Raises:
             RegistryError: if its file was altered.
@@ -95,6 +95,10 @@ class Registry:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise RegistryError(f"{path} cannot be read as a pedigree: {error}.") from error
+
+    def known(self) -> list[str]:
+        """Names of all that have a pedigree, removed ones too, in the order of the alphabet."""
+        return sorted(path.stem for path in self.folder.glob("*.json") if path != self._pointer)
 
     def add(self, source: Path, name: str, pedigree: Mapping[str, Any]) -> str:
         """Take an adapter in. It does not serve before it is promoted.
@@ -186,19 +190,6 @@ class Registry:
             for name in gone:
                 self.path(name).unlink()
         return gone
-
-    def trained_on(self, case: str) -> list[str]:
-        """Names of the adapters, removed ones too, that saw a case.
-
-        Args:
-            case: id of an image, or of a patient.
-        """
-        found = []
-        for path in sorted(self.folder.glob("*.json")):
-            seen = self.pedigree(path.stem).get("cases", []) if path != self._pointer else []
-            if any(case in (one.get("image"), one.get("patient")) for one in seen):
-                found.append(path.stem)
-        return found
 
     def verify(self) -> list[str]:
         """What is wrong, a sentence each; empty where all is well."""

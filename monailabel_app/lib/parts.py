@@ -10,9 +10,11 @@ from monailabel_app.lib.datastores.label_names import LabelNames
 from monailabel_app.lib.datastores.local import StudiesFolder
 from monailabel_app.lib.infers.automatic import Automatic
 from monailabel_app.lib.infers.prompted import Prompted
-from monailabel_app.lib.scoring.predicted_iou import PredictedIoU
+from monailabel_app.lib.scoring.seen import Scoring, SeenFile
 from monailabel_app.lib.service import Service
 from monailabel_app.lib.trainers.lora import LoraTraining
+from monailabel_app.lib.trainers.retraining import Retraining
+from sam_lora.promotion import MARGIN
 from sam_lora.settings import find_device
 
 RECORDS = ".sam_lora"  # in the studies folder: names of labels, hold-out, earlier versions, trainings, scores, sessions
@@ -24,8 +26,9 @@ class Parts:
     Args:
         studies: folder of images.
         conf: ``labels`` (names, comma-separated), ``adapters`` (a folder; by default one in the studies' records),
-            ``device`` (auto, cpu, cuda:N), ``variant`` (the base that serves without an adapter); all optional, all
-            strings.
+            ``device`` (auto, cpu, cuda:N), ``variant`` (the base that serves without an adapter), ``train_every``
+            (labels after which a training begins by itself, 0 for never), ``margin`` (Dice that a new adapter may be
+            behind the champion); all optional, all strings.
 
     Raises:
         ValueError: if a setting cannot be used.
@@ -45,8 +48,12 @@ class Parts:
         self.labels.append([*named, *self._learned()])
         self.prompted = Prompted(self.service, self.labels.read)
         self.automatic = Automatic(self.service, self.labels.read)
-        self.training = LoraTraining(self.service.adapters, self.labels.read, records / "training")
-        self.scoring = PredictedIoU(self.automatic, records / "scores.json")
+        self.training = LoraTraining(
+            self.service.adapters, self.labels.read, records / "training", float(conf.get("margin") or MARGIN)
+        )
+        self.retraining = Retraining(self.training, self.datastore, int(conf.get("train_every") or 0))
+        self.seen = SeenFile(records / "seen.json")
+        self.scoring = Scoring(self.service, self.seen)
 
     def _learned(self) -> list[str]:
         """Names that the champion was trained on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from sam_lora.volumes import Volume
 logger = logging.getLogger(__name__)
 
 EMBEDDING_BYTES = 2 << 30  # shared by all users: about 500 slices of vit_t or vit_b at their native size
+_REMEMBERED = 1000  # images whose last answer is known by its adapter
 AHEAD = 8  # slices on each side of a click that are encoded while nobody asks
 
 
@@ -65,6 +67,7 @@ class Service:
         self.embeddings = TensorCache(EMBEDDING_BYTES)
         self.adapters = Adapters(adapters, variant, device, self.embeddings)
         self._ahead = _Ahead(self.device)
+        self._answered: OrderedDict[str, dict[str, str]] = OrderedDict()
 
     def segment(
         self,
@@ -106,6 +109,7 @@ class Service:
         asked = sorted({k for one in objects for k in one.prompted})
         if not propagated and len(asked) < len(volume):
             self._ahead.start(served, volume, asked)
+        self._remember(path, served)
         confidence = {one.value: found for one, found in zip(objects, propagation.confidence, strict=True)}
         return Segmented(label, study, confidence, clock.seconds)
 
@@ -134,8 +138,26 @@ class Service:
         return str(path), {
             "adapter": served.name,
             "adapter_digest": served.digest,
+            "quality": served.quality,
             "latencies": {name: round(value, 4) for name, value in {**seconds, "total": sum(seconds.values())}.items()},
         }
+
+    def answered(self, path: Path) -> dict[str, str]:
+        """Name and digest of the adapter whose answer an image had last; empty where it had none."""
+        return dict(self._answered.get(str(path), {}))
+
+    def _remember(self, path: Path, served: Served) -> None:
+        self._answered[str(path)] = {"adapter": served.name, "adapter_digest": served.digest}
+        while len(self._answered) > _REMEMBERED:
+            self._answered.popitem(last=False)
+
+    def make_room(self) -> None:
+        """Give a GPU's memory back before a training wants it; a CPU's is not scarce."""
+        self._ahead.stop()
+        if torch.device(self.device.name).type == "cuda":
+            with self.device.hold():
+                self.embeddings.clear()
+                torch.cuda.empty_cache()
 
     def warm_up(self) -> None:
         """Load the network and go once through all that is slow the first time."""

@@ -68,7 +68,7 @@ REFUSED = {
     "S3 an expression in an inference": (lambda c: infer(c, roi=BOX, label="$import os"), 400, "must not begin with"),
     "S3 a reference deep inside": (lambda c: infer(c, roi=BOX, other=[{"x": ["@network"]}]), 400, "must not begin with"),
     "S3 an expression as a key": (lambda c: infer(c, **{"$x": 1}), 400, "must not begin with"),
-    "S3 an expression in a scoring": (lambda c: c.post("/scoring/predicted_iou", json={"x": "%y"}), 400, "must not begin with"),
+    "S3 an expression in a scoring": (lambda c: c.post("/scoring/uncertainty", json={"x": "%y"}), 400, "must not begin with"),
     "S3 an expression in a batch": (lambda c: c.post("/batch/infer/sam_lora", json={"x": "$y"}), 400, "must not begin with"),
     "S3 an expression for the next image": (lambda c: c.post("/activelearning/first", json={"x": "$y"}), 400, "must not begin with"),
     "S4 a path in the query": (lambda c: infer(c, image="/etc/passwd", roi=BOX), 400, "An image id has"),

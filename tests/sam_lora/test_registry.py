@@ -104,15 +104,6 @@ def test_pruning_keeps_the_newest_the_champion_and_the_one_before(registry, trai
         registry.prune(-1)
 
 
-def test_who_saw_a_patient_is_known_of_removed_adapters_too(registry, trained):
-    add(registry, trained, "a", "b", "c")
-    assert registry.trained_on("p1") == ["a", "b", "c"]
-    assert registry.trained_on("image of b") == ["b"]
-    assert registry.trained_on("p2") == []
-    registry.prune(keep=1)
-    assert registry.trained_on("p1") == ["a", "b", "c"]
-
-
 @pytest.mark.parametrize("name", ["", "none", ".hidden", "../up", "a/b", "a" * 129])
 def test_names_that_are_no_file_names_are_refused(registry, trained, name):
     with pytest.raises(RegistryError, match="name must be letters, digits"):

@@ -75,7 +75,7 @@ def datastore_routes(app: MONAILabelApp, store: StudiesFolder) -> APIRouter:  # 
     def save_label(
         image: str, label: Annotated[UploadFile, File()], tag: str = "", params: Annotated[str, Form()] = "{}"
     ) -> Any:
-        info = read_params(params)
+        info = {**read_params(params), **app.parts.service.answered(Path(store.get_image_uri(image)))}
         with received(label.file, label.filename) as path:
             saved = store.save_label(image, str(path), tag or "final", info)
         app.on_save_label(image, saved)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, HTTPException
@@ -10,9 +9,9 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from monailabel_app.lib.http.checks import INFER_PARAMS, TRAIN_PARAMS, allowed, check_params
+from monailabel_app.lib.tasks import TaskRunningError, start_task
 
 Params = Annotated[dict[str, Any] | None, Body()]
-_starting = threading.Lock()  # of two requests at the same moment one starts a task, the other is told that it runs
 
 
 def task_routes(app: MONAILabelApp) -> APIRouter:
@@ -26,15 +25,15 @@ def task_routes(app: MONAILabelApp) -> APIRouter:
     @router.post("/activelearning/{strategy}")
     def next_sample(strategy: str, params: Params = None) -> Any:
         _known("strategy", strategy, app.info()["strategies"])
-        check_params(params)
-        found = app.next_sample({"strategy": strategy})
+        client = check_params(params).get("client_id")
+        found = app.next_sample({"strategy": strategy, "client_id": client if isinstance(client, str) else ""})
         return {**found, **app.datastore().get_image_info(found["id"])} if found else {}
 
     @router.post("/train/{model}")
     def train(model: str, params: Params = None) -> Any:
         _known("trainer", model, app.info()["trainers"])
         request = allowed(check_params(params), TRAIN_PARAMS)
-        app.check_train(request)
+        app.prepare_train(request)
         return _start("train", {"model": model, **request})
 
     @router.post("/train/")
@@ -44,7 +43,7 @@ def task_routes(app: MONAILabelApp) -> APIRouter:
         for model in app.info()["trainers"]:
             given = checked.get(model)
             request = allowed(given if isinstance(given, dict) else {}, TRAIN_PARAMS)
-            app.check_train(request)
+            app.prepare_train(request)
             result[model] = {"result": _start("train", {"model": model, **request}), "detail": None}
         return result
 
@@ -72,14 +71,10 @@ def _known(what: str, name: str, among: Any) -> None:
 
 
 def _start(method: str, request: dict[str, Any]) -> Any:
-    with _starting:
-        tasks, _ = AsyncTask.status(method, all=True)
-        if any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks or []):
-            raise HTTPException(429, f"A task of {method} is running already: wait for its end, or stop it.")
-        task, reason = AsyncTask.run(method, request=request)
-    if task is None:
-        raise HTTPException(429, str(reason))
-    return task
+    try:
+        return start_task(method, request)
+    except TaskRunningError as error:
+        raise HTTPException(429, str(error)) from error
 
 
 def _status(method: str) -> Any:

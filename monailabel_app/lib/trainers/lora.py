@@ -1,148 +1,181 @@
-"""Training on saved labels, by the bundle's own config, in the process that MONAI Label starts for it."""
+"""Training on saved labels, by the bundle's own config, in the process that MONAI Label starts for it.
+
+What comes out is a challenger: it serves only if it is not worse than the champion on the held-out cases.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from monai.bundle import run as run_bundle
 from monailabel.interfaces.tasks.train import TrainTask
 
-from monailabel_app.lib.adapters import ENDING, Adapters
-from monailabel_app.lib.datastores.label_names import mapped_label
+from monailabel_app.lib.adapters import Adapters
 from monailabel_app.lib.datastores.local import StudiesFolder
-from monailabel_app.lib.infers.options import slice_axis
-from sam_lora.cases import write_nifti
-from sam_lora.files import write_aside, write_json
-from sam_lora.networks import look_up_variant
-from sam_lora.reading import read_array
+from monailabel_app.lib.trainers.cases import TrainingCases
+from monailabel_app.lib.trainers.settings import TrainingError, options, read_settings
+from sam_lora import __version__
+from sam_lora.adapter import read_adapter
+from sam_lora.build import build_sam_lora
+from sam_lora.files import write_json
+from sam_lora.promotion import MARGIN, Verdict, judge
+from sam_lora.registry import BASE
+from sam_lora.weights import file_digest
 
 logger = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).resolve().parents[3] / "bundle" / "configs"
-PRESETS = ("fast", "accurate", "decoder")
-HISTORY = "runs/train-*/history.json"
-_STRIDE, _ENLARGED = 16, 2.2  # image_size is a multiple of the one; a slice is enlarged by the other, no further
-
-
-class TrainingError(ValueError):
-    """There is nothing to train on, or a setting cannot be used."""
+_HISTORY, _LATEST = "runs/train-*/history.json", "runs/train-*/adapter_latest.safetensors"
+_JUDGED = 60  # slices of the hold-out that a challenger is judged on, about
 
 
 class LoraTraining(TrainTask):
-    """Trains an adapter on the labels that people saved, and puts it into the server's folder.
-
-    Cases of the hold-out are never trained on: they choose the best epoch.
+    """Trains an adapter on the labels that people saved, judges it on the hold-out, and promotes it if it is not worse.
 
     Args:
-        adapters: where the adapter goes, and which base it is for.
+        adapters: the registry it joins, and what serves now.
         names: gives value -> name of what is annotated.
         folder: of the studies' own records; each training keeps its cases, settings and history in one of its own here.
+        margin: see :func:`sam_lora.promotion.judge`.
     """
 
-    def __init__(self, adapters: Adapters, names: Callable[[], Mapping[int, str]], folder: Path) -> None:
+    def __init__(
+        self, adapters: Adapters, names: Callable[[], Mapping[int, str]], folder: Path, margin: float = MARGIN
+    ) -> None:
         super().__init__("SAM-LoRA: a small adapter from the labels that were saved here.")
-        self.adapters, self.names, self.folder = adapters, names, folder
+        self.adapters, self.names, self.folder, self.margin = adapters, names, folder, margin
+        self.preset = "fast" if adapters.device == "cpu" else "accurate"
 
     def config(self) -> dict[str, Any]:
-        """The options that a client may set: minutes of training; image_size in pixels, 0 chooses by the images."""
-        return {"preset": list(PRESETS), "minutes": 5.0, "image_size": 0, "axis": ["2", "1", "0"]}
-
-    def stats(self) -> dict[str, Any]:
-        """Of the latest training, as clients show it: epochs done, about how many there will be, time, best Dice."""
-        runs = sorted(self.folder.glob("*/settings.json"))
-        if not runs:
-            return {}
-        settings = json.loads(runs[-1].read_text(encoding="utf-8"))
-        history = sorted(runs[-1].parent.glob(HISTORY))
-        rows = json.loads(history[-1].read_text(encoding="utf-8")) if history else []
-        best = [row["val_mean_dice"] for row in rows if row["val_mean_dice"] is not None]
-        seconds = rows[-1]["seconds"] if rows else 0.0
-        expected = len(rows) if not seconds else round(len(rows) * max(1.0, 60 * settings["minutes"] / seconds))
-        return {
-            "epoch": len(rows),
-            "total_epochs": max(expected, 1),
-            "total_time": f"{seconds:.0f} s",
-            "best_metric": max(best, default=0.0),
-            "model": settings["name"],
-            "training_cases": settings["training_cases"],
-            "validation_cases": settings["validation_cases"],
-        }
+        """The options that a client may set."""
+        return options(self.preset)
 
     def check(self, request: Mapping[str, Any], datastore: StudiesFolder) -> dict[str, Any]:
-        """Read a request before anything is started.
-
-        Returns:
-            ``{"preset", "minutes", "image_size", "axis"}``.
+        """Read a request before anything is started, see :func:`read_settings`.
 
         Raises:
             ValueError: if a setting cannot be used, or no label is there to train on.
         """
-        preset = request.get("preset") or PRESETS[0]
-        preset = preset[0] if isinstance(preset, list) else preset
-        if preset not in PRESETS:
-            raise TrainingError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
-        minutes = _number(request, "minutes", 5.0, 0.05, 24 * 60)
-        size = int(_number(request, "image_size", 0, 0, 1024))
-        if size % _STRIDE:
-            raise TrainingError(f"image_size must be a multiple of {_STRIDE}, or 0 to fit the images, got {size}.")
-        if not self._trained_on(datastore):
+        settings = read_settings(request, self.preset)
+        if not TrainingCases(datastore, self.names()).images():
             raise TrainingError(
-                "There is no label to train on: save at least one (the second patient, and every fifth after it, is held out to choose by)."
+                "There is no label to train on: save at least one (the second patient, and every fifth after it, is "
+                "held out to judge by)."
             )
-        return {"preset": preset, "minutes": minutes, "image_size": size, "axis": slice_axis(request)}
+        return settings
 
-    def _trained_on(self, datastore: StudiesFolder) -> list[str]:
-        held_out = set(datastore.holdout())
-        return [image for image in sorted(datastore.get_labeled_images()) if image not in held_out]
+    def stats(self) -> dict[str, Any]:
+        """Of the latest training, as clients show it: epochs done, about how many there will be, time, best Dice.
+
+        ``best_metric`` is the challenger's Dice from a jittered box on the held-out cases, 0 before it is judged.
+        """
+        runs = sorted(self.folder.glob("*/settings.json"))
+        if not runs:
+            return {}
+        settings = _read(runs[-1])
+        history = sorted(runs[-1].parent.glob(_HISTORY))
+        rows = json.loads(history[-1].read_text(encoding="utf-8")) if history else []
+        seconds = rows[-1]["seconds"] if rows else 0.0
+        expected = len(rows) if not seconds else round(len(rows) * max(1.0, 60 * settings["minutes"] / seconds))
+        verdict = runs[-1].parent / "verdict.json"
+        judged = _read(verdict) if verdict.is_file() else {}
+        return {
+            "epoch": len(rows),
+            "total_epochs": max(expected, 1),
+            "total_time": f"{seconds:.0f} s",
+            "seconds_left": max(0, round(60 * settings["minutes"] - seconds)) if not judged else 0,
+            "best_metric": (judged.get("scores", {}).get("jittered_box") or {}).get("challenger") or 0.0,
+            "model": settings["name"],
+            **{key: settings[key] for key in ("device", "parent", "training_cases", "held_out_cases")},
+            **{key: judged[key] for key in ("promoted", "why") if key in judged},
+        }
 
     def __call__(self, request: Mapping[str, Any], datastore: StudiesFolder) -> dict[str, Any]:
-        """Train, and publish the best adapter under a name that is its time.
+        """Train, judge, and keep the adapter under a name that is its time.
 
         Raises:
-            ValueError: see :meth:`check`; if a label cannot be used, its sentence names it.
+            ValueError: see :meth:`check`; if a label cannot be used, its sentence names it; if the device has too
+                little memory. The champion stays in each of these cases.
         """
+        clock = _Clock()
         settings = self.check(request, datastore)
-        name = f"{datetime.now():%Y%m%d-%H%M%S}"
-        run = self.folder / name
-        run.mkdir(parents=True)
-        training = [self._entry(image, run, datastore, settings["axis"]) for image in self._trained_on(datastore)]
-        held_out = sorted(set(datastore.holdout()) & set(datastore.get_labeled_images()))
-        validation = [self._entry(image, run, datastore, settings["axis"]) for image in held_out]
-        labels = {str(value): label for value, label in self.names().items()}
-        write_json(run / "datalist.json", {"training": training, "validation": validation, "labels": labels})
-        write_json(
-            run / "settings.json",
-            {"name": name, **settings, "training_cases": len(training), "validation_cases": len(validation)},
-        )
-        self._run(run, settings, training)
-        self.adapters.folder.mkdir(parents=True, exist_ok=True)
-        target = self.adapters.folder / f"{name}{ENDING}"
-        with write_aside(target) as temporary:
-            temporary.write_bytes((run / "models" / "adapter_best.safetensors").read_bytes())
-        logger.info("published %s, trained on %d cases", target, len(training))
-        return {"adapter": name, **self.stats()}
-
-    def _entry(self, image: str, run: Path, datastore: StudiesFolder, axis: int) -> dict[str, Any]:
-        """An entry of the datalist; its label map has the values of the names that are annotated here."""
-        array, meta = read_array(Path(datastore.get_label_uri(image, "final")), "gts")
-        info = datastore.get_label_info(image, "final")
-        mapped = mapped_label(array, info.get("label_info"), dict(self.names()))
-        path = run / "labels" / f"{image}.nii.gz"
-        path.parent.mkdir(exist_ok=True)
-        write_nifti(path, mapped.astype(np.uint8 if mapped.max() < 256 else np.int32), meta["affine"])
-        patient = str(datastore.get_image_info(image).get("patient") or image)
-        return {
-            "image": datastore.get_image_uri(image), "label": str(path), "name": image, "patient": patient, "axis": axis,
+        run = self._new_run()
+        cases = TrainingCases(datastore, self.names())
+        training, held_out = cases.write(run, settings["axis"])
+        parent = self._parent(settings)
+        settings |= {
+            "name": run.name, "parent": parent, "device": self.adapters.device, "requested": time.time(),
+            "training_cases": len(training), "held_out_cases": len(held_out),
         }  # fmt: skip
+        write_json(run / "settings.json", settings)
+        clock.mark("cases")
+        try:
+            self._train(run, settings, training)
+            clock.mark("training")
+            adapter = sorted(run.glob(_LATEST))[-1]
+            verdict = self._judge(adapter, held_out)
+            clock.mark("judging")
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{self.adapters.device} has too little memory for this training, the champion stays: choose a smaller "
+                f"image_size, or the preset decoder."
+            ) from error
+        pedigree = {
+            "parent": parent, "parent_digest": "" if parent == BASE else file_digest(self.adapters.registry.path(parent), "sha256"),
+            "cases": cases.described(training), "held_out": cases.described(held_out), "settings": settings,
+            "scores": verdict.scores, "why": verdict.why, "code_version": __version__, "seconds": clock.seconds,
+        }  # fmt: skip
+        self.adapters.registry.add(adapter, run.name, pedigree)
+        if verdict.promoted:
+            self.adapters.registry.promote(run.name, verdict.why)
+        write_json(run / "verdict.json", {"promoted": verdict.promoted, "why": verdict.why, "scores": verdict.scores})
+        logger.info("%s is %s. %s", run.name, "promoted" if verdict.promoted else "not promoted", verdict.why)
+        return {"adapter": run.name, **self.stats(), "seconds": clock.seconds}
 
-    def _run(self, run: Path, settings: Mapping[str, Any], training: list[dict[str, Any]]) -> None:
-        size = settings["image_size"] or self._fitting_size(training, settings["axis"])
+    def _new_run(self) -> Path:
+        name = number = f"{datetime.now():%Y%m%d-%H%M%S}"
+        count = 1
+        while (self.folder / number).exists() or number in self.adapters.names():  # two in one second
+            count += 1
+            number = f"{name}-{count}"
+        (self.folder / number).mkdir(parents=True)
+        return self.folder / number
+
+    def _parent(self, settings: Mapping[str, Any]) -> str:
+        """What the training starts from: the champion, where it fits what is asked for, else the base."""
+        name = self.adapters.registry.champion()
+        if settings["start"] == "base" or name == BASE:
+            return BASE
+        adapter = read_adapter(self.adapters.registry.path(name))
+        learned = {adapter.spec.labels.get(value) for value in adapter.spec.tokens}
+        reasons = [
+            f"it has not learned {label}" for label in self.names().values() if label not in learned
+        ] + [
+            f"its {what} is {is_now}, not {asked}"
+            for what, is_now, asked in (
+                ("preset", adapter.record.get("preset"), settings["preset"]),
+                ("image_size", adapter.spec.image_size, settings["image_size"] or adapter.spec.image_size),
+            )
+            if is_now != asked
+        ]  # fmt: skip
+        if reasons:
+            logger.info("the training starts from the base and not from %s: %s", name, reasons[0])
+        return BASE if reasons else name
+
+    def _train(self, run: Path, settings: Mapping[str, Any], training: Sequence[Mapping[str, Any]]) -> None:
+        size = settings["image_size"] or TrainingCases.fitting_size(training, self.adapters.variant, settings["axis"])
+        start = {"variant": self.adapters.variant, "image_size": size}
+        if settings["parent"] != BASE:
+            start = {"adapter": str(self.adapters.registry.path(settings["parent"]))}
+        if settings["preset"] != "accurate":
+            start["trunk_cache"] = str(self.folder.parent / "trunk")
         run_bundle(
             config_file=[str(CONFIGS / "train.json"), str(CONFIGS / f"{settings['preset']}.json")],
             meta_file=str(CONFIGS / "metadata.json"),
@@ -153,27 +186,32 @@ class LoraTraining(TrainTask):
             output_dir=str(run / "runs"),
             ckpt_dir=str(run / "models"),
             task_name="train",
-            variant=self.adapters.variant,
-            image_size=size,
             minutes=settings["minutes"],
             device=self.adapters.device,
+            **start,
         )
 
-    def _fitting_size(self, training: list[dict[str, Any]], axis: int) -> int:
-        """The smallest size that enlarges the largest slice enough, and not above the base's own."""
-        shapes = [read_array(Path(entry["image"]), "imgs")[0].shape[:3] for entry in training]
-        longest = max(side for shape in shapes for a, side in enumerate(shape) if a != axis)
-        wanted = -(-round(longest * _ENLARGED) // _STRIDE) * _STRIDE
-        return min(look_up_variant(self.adapters.variant).image_size, max(wanted, 4 * _STRIDE))
+    def _judge(self, adapter: Path, held_out: Sequence[Mapping[str, Any]]) -> Verdict:
+        challenger = build_sam_lora(adapter=str(adapter)).to(self.adapters.device).merged()
+        champion = self.adapters.get().embedder.network
+        every = max(1, TrainingCases.slices(held_out) // _JUDGED)
+        return judge(
+            champion, challenger, held_out, dict(self.names()), self.margin, every,
+            lambda done, total: logger.info("judging: %d of %d", done, total),
+        )  # fmt: skip
 
 
-def _number(request: Mapping[str, Any], name: str, default: float, least: float, most: float) -> float:
-    value = request.get(name)
-    value = default if value is None or value == "" else value
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if isinstance(value, bool) or not least <= number <= most:
-        raise TrainingError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}.")
-    return number
+class _Clock:
+    """Seconds by part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def mark(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name], self._since = round(now - self._since, 2), now
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))

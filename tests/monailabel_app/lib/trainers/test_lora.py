@@ -1,16 +1,25 @@
-"""What a training is made of, before it starts: settings, cases, and the size that fits the images."""
+"""What a training is made of, what it leaves behind, and when what it made serves."""
 
 import json
 
+import nibabel
 import numpy as np
 import pytest
+import torch
 
 from monailabel_app.lib.adapters import Adapters
 from monailabel_app.lib.datastores.local import StudiesFolder
-from monailabel_app.lib.strategies.unlabelled import First, Random
+from monailabel_app.lib.trainers import lora
+from monailabel_app.lib.trainers.cases import TrainingCases
 from monailabel_app.lib.trainers.lora import LoraTraining
+from monailabel_app.lib.trainers.retraining import Retraining
+from sam_lora.adapter import Adapter, write_adapter
+from sam_lora.build import build_sam_lora
 from sam_lora.cache import TensorCache
 from sam_lora.cases import write_nifti
+from sam_lora.promotion import Verdict
+
+NAMES = {1: "spleen", 2: "liver"}
 
 
 @pytest.fixture
@@ -25,7 +34,25 @@ def store(tmp_path):
 @pytest.fixture
 def training(tmp_path):
     adapters = Adapters(tmp_path / "adapters", "vit_t", "cpu", TensorCache(1))
-    return LoraTraining(adapters, lambda: {1: "spleen", 2: "liver"}, tmp_path / "training")
+    return LoraTraining(adapters, lambda: NAMES, tmp_path / "training")
+
+
+@pytest.fixture
+def trained(training, monkeypatch):
+    """The training itself is left out: it leaves an adapter of the small network behind. Says what it was given."""
+    given = []
+
+    def run(**settings):
+        network = build_sam_lora(image_size=64, labels=NAMES, tokens=True, decoder="full")
+        folder = lora.Path(settings["output_dir"]) / "train-1"
+        folder.mkdir(parents=True)
+        adapter = Adapter(network.spec, network.adapter_tensors(), {"preset": "fast", "number": len(given)})
+        write_adapter(folder / "adapter_latest.safetensors", adapter)
+        (folder / "history.json").write_text('[{"seconds": 30.0}]')
+        given.append(settings | {"list": json.loads(lora.Path(settings["datalist"]).read_text())})
+
+    monkeypatch.setattr(lora, "run_bundle", run)
+    return given
 
 
 def save(store, tmp_path, image, info=None):
@@ -34,13 +61,20 @@ def save(store, tmp_path, image, info=None):
     store.save_label(image, str(write_nifti(tmp_path / "drawn.nii.gz", label, np.eye(4))), "final", info or {})
 
 
+def verdict(promoted):
+    return Verdict(promoted, "for a reason.", {"jittered_box": {"challenger": 0.7, "pairs": []}})
+
+
 def test_settings_are_read_before_anything_starts(training, store, tmp_path):
     save(store, tmp_path, "p0")
-    assert training.check({"preset": ["accurate"], "minutes": "2", "image_size": "", "axis": "1"}, store) == {
-        "preset": "accurate", "minutes": 2.0, "image_size": 0, "axis": 1,
+    asked = {"preset": ["accurate"], "minutes": "2", "image_size": "", "axis": "1", "start": "base"}
+    assert training.check(asked, store) == {
+        "preset": "accurate", "minutes": 2.0, "image_size": 0, "axis": 1, "start": "base",
     }  # fmt: skip
+    assert training.check({}, store)["preset"] == training.config()["preset"][0] == "fast"  # no GPU here
     for request, sentence in (
         ({"preset": "x"}, "preset must be one of fast, accurate, decoder, got 'x'"),
+        ({"start": "x"}, "start must be one of champion, base, got 'x'"),
         ({"minutes": 0}, "minutes must be a number from 0.05 to 1440, got 0"),
         ({"minutes": True}, "minutes must be a number"),
         ({"image_size": 100}, "image_size must be a multiple of 16, or 0 to fit the images, got 100"),
@@ -55,36 +89,87 @@ def test_without_a_label_nothing_starts(training, store, tmp_path):
     assert training.stats() == {}
 
 
-def test_who_is_held_out_is_validated_on_and_labels_get_their_classes_values(training, store, tmp_path, monkeypatch):
+def test_who_is_held_out_is_in_no_list_and_labels_get_their_names_values(training, store, tmp_path):
     for image in ("p2", "p0", "p1"):
         save(store, tmp_path, image, {"label_info": [{"name": "liver", "idx": 7}]})
-    given = {}
-
-    def run(folder, settings, cases):
-        given.update(json.loads((folder / "datalist.json").read_text()), size=training._fitting_size(cases, 2))
-        (folder / "models").mkdir()
-        (folder / "models" / "adapter_best.safetensors").write_bytes(b"trained")
-
-    monkeypatch.setattr(training, "_run", run)
-    done = training({"minutes": 1}, store)
-    assert [entry["name"] for entry in given["training"]] == ["p1", "p2"]
-    assert [entry["name"] for entry in given["validation"]] == ["p0"]  # the second that was labelled
-    assert given["labels"] == {"1": "spleen", "2": "liver"}
-    assert given["size"] == 112
-    import nibabel
-
-    stored = nibabel.load(given["training"][0]["label"])
-    assert set(np.unique(np.asanyarray(stored.dataobj))) == {0, 2}
-    assert (training.adapters.folder / f"{done['adapter']}.safetensors").read_bytes() == b"trained"
-    assert training.stats()["training_cases"] == 2
+    cases = TrainingCases(store, NAMES)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    used, held_out = cases.write(folder, 2)
+    assert [entry["name"] for entry in used] == ["p1", "p2"]
+    assert [entry["name"] for entry in held_out] == ["p0"]  # the second that was labelled
+    assert "p0" not in (folder / "datalist.json").read_text()
+    assert json.loads((folder / "datalist.json").read_text())["labels"] == {"1": "spleen", "2": "liver"}
+    assert set(np.unique(np.asanyarray(nibabel.load(used[0]["label"]).dataobj))) == {0, 2}
+    assert cases.described(held_out) == [
+        {"image": "p0", "patient": "p0", "label_digest": store.get_label_info("p0", "final")["digest"]}
+    ]
+    assert (cases.fitting_size(used, "vit_t", 2), cases.slices(used)) == (112, 6)
 
 
-def test_the_next_image_is_one_without_a_label(store, tmp_path):
-    assert First()({}, store) == {"id": "p0"}
-    save(store, tmp_path, "p0")
-    assert First()({}, store) == {"id": "p1"}
-    assert {Random()({}, store)["id"] for _ in range(40)} == {"p1", "p2"}
-    for image in ("p1", "p2"):
+@pytest.mark.parametrize("promoted", [True, False])
+def test_a_challenger_is_kept_with_its_pedigree_and_serves_only_if_promoted(
+    training, store, tmp_path, trained, monkeypatch, promoted
+):
+    for image in ("p0", "p1", "p2"):
         save(store, tmp_path, image)
-    assert First()({}, store) is None
-    assert Random()({}, store) is None
+    monkeypatch.setattr(training, "_judge", lambda *_: verdict(promoted))
+    done = training({"minutes": 1}, store)
+    registry = training.adapters.registry
+    assert registry.names() == [done["adapter"]]
+    assert registry.champion() == (done["adapter"] if promoted else "none")
+    pedigree = registry.pedigree(done["adapter"])
+    assert [one["image"] for one in pedigree["cases"]] == ["p0", "p2"]
+    assert [one["image"] for one in pedigree["held_out"]] == ["p1"]
+    assert (pedigree["parent"], pedigree["parent_digest"], pedigree["why"]) == ("none", "", "for a reason.")
+    assert pedigree["settings"]["device"] == "cpu"
+    assert set(pedigree["seconds"]) == {"cases", "training", "judging"}
+    stats = training.stats()
+    assert (stats["promoted"], stats["best_metric"], stats["training_cases"], stats["held_out_cases"]) == (
+        promoted, 0.7, 2, 1,
+    )  # fmt: skip
+
+
+def test_a_training_starts_from_the_champion_where_it_fits_and_else_from_the_base(
+    training, store, tmp_path, trained, monkeypatch
+):
+    save(store, tmp_path, "p0")
+    monkeypatch.setattr(training, "_judge", lambda *_: verdict(True))
+    first = training({}, store)["adapter"]
+    second = training({}, store)["adapter"]
+    training({"start": "base"}, store)
+    training({"preset": "decoder"}, store)
+    monkeypatch.setattr(training, "names", lambda: {**NAMES, 3: "kidney"})
+    training({}, store)
+    path = training.adapters.registry.path
+    assert [one.get("adapter") for one in trained] == [None, str(path(first)), None, None, None]
+    assert training.adapters.registry.pedigree(second)["parent"] == first
+    assert trained[0]["image_size"] == 112
+    assert "image_size" not in trained[1]  # the champion's
+
+
+def test_too_little_memory_is_a_sentence_and_the_champion_stays(training, store, tmp_path, monkeypatch):
+    save(store, tmp_path, "p0")
+
+    def run(**_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(lora, "run_bundle", run)
+    with pytest.raises(ValueError, match="cpu has too little memory for this training, the champion stays"):
+        training({}, store)
+    assert training.adapters.registry.names() == []
+
+
+def test_a_training_is_due_after_so_many_new_labels(training, store, tmp_path, trained, monkeypatch):
+    every, never = Retraining(training, store, 2), Retraining(training, store, 0)
+    due = []
+    for image in ("p0", "p1"):
+        save(store, tmp_path, image)
+        due.append((every.is_due(), never.is_due()))
+    assert due == [(False, False), (True, False)]
+    monkeypatch.setattr(training, "_judge", lambda *_: verdict(False))
+    monkeypatch.setattr(lora.time, "time", lambda: 4e9)  # long after those labels
+    training({}, store)
+    assert not every.is_due()
+    with pytest.raises(ValueError, match="train_every must be a number of labels, or 0 for never, got -1"):
+        Retraining(training, store, -1)

@@ -1,0 +1,39 @@
+"""Work in processes of its own, one of a kind at a time: trainings, scorings, batches."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from monailabel.utils.async_tasks.task import AsyncTask
+
+_starting = threading.Lock()  # of two requests at the same moment one starts a task, the other is told that it runs
+
+
+class TaskRunningError(RuntimeError):
+    """A task of this kind is running already."""
+
+
+def is_running(method: str) -> bool:
+    """Whether a task of a kind is running, or about to."""
+    tasks, _ = AsyncTask.status(method, all=True)
+    return any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks or [])
+
+
+def start_task(method: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Start a task.
+
+    Args:
+        method: train, scoring or batch_infer.
+        request: what it is to do, checked.
+
+    Raises:
+        TaskRunningError: if one of this kind is running.
+    """
+    with _starting:
+        if is_running(method):
+            raise TaskRunningError(f"A task of {method} is running already: wait for its end, or stop it.")
+        task, reason = AsyncTask.run(method, request=request)
+    if task is None:
+        raise TaskRunningError(str(reason))
+    return dict(task)

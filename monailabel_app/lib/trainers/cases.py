@@ -1,0 +1,93 @@
+"""The labelled cases of a studies folder as a datalist: who is trained on, and who is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monailabel_app.lib.datastores.label_names import mapped_label
+from monailabel_app.lib.datastores.local import FINAL, StudiesFolder
+from monailabel_app.lib.trainers.settings import STRIDE
+from sam_lora.cases import write_nifti
+from sam_lora.files import write_json
+from sam_lora.networks import look_up_variant
+from sam_lora.reading import read_array
+
+_ENLARGED = 2.2  # times a slice is enlarged for the network, no further
+
+
+class TrainingCases:
+    """Labelled cases.
+
+    Args:
+        datastore: images and labels.
+        names: value -> name of what is annotated.
+    """
+
+    def __init__(self, datastore: StudiesFolder, names: Mapping[int, str]) -> None:
+        self.datastore, self.names = datastore, dict(names)
+        self._digests: dict[str, str] = {}
+
+    def images(self) -> list[str]:
+        """Ids of the images that are trained on."""
+        held_out = set(self.datastore.holdout())
+        return [image for image in sorted(self.datastore.get_labeled_images()) if image not in held_out]
+
+    def write(self, folder: Path, axis: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Write label maps with the values of the names, and ``datalist.json``, into a folder.
+
+        The hold-out is in no list of the datalist: nothing of a training may depend on it.
+
+        Args:
+            folder: of a training.
+            axis: of the slices.
+
+        Returns:
+            Entries that are trained on, and those that are held out.
+
+        Raises:
+            ValueError: if a label cannot be used; the sentence names it.
+        """
+        held_out = sorted(set(self.datastore.holdout()) & set(self.datastore.get_labeled_images()))
+        training = [self.entry(image, folder, axis) for image in self.images()]
+        labels = {str(value): label for value, label in self.names.items()}
+        write_json(folder / "datalist.json", {"training": training, "labels": labels})
+        return training, [self.entry(image, folder, axis) for image in held_out]
+
+    def entry(self, image: str, folder: Path, axis: int) -> dict[str, Any]:
+        """The entry of an image; its label map is written into ``folder``."""
+        info = self.datastore.get_label_info(image, FINAL)
+        array, meta = read_array(Path(self.datastore.get_label_uri(image, FINAL)), "gts")
+        self._digests[image] = str(info.get("digest", ""))
+        mapped = mapped_label(array, info.get("label_info"), self.names)
+        path = folder / "labels" / f"{image}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        write_nifti(path, mapped.astype(np.uint8 if mapped.max() < 256 else np.int32), meta["affine"])
+        patient = str(self.datastore.get_image_info(image).get("patient") or image)
+        return {
+            "image": self.datastore.get_image_uri(image), "label": str(path), "name": image, "patient": patient,
+            "axis": axis,
+        }  # fmt: skip
+
+    def described(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """For a pedigree: whose images, and which version of their labels; entries that were made here."""
+        return [
+            {"image": one["name"], "patient": one["patient"], "label_digest": self._digests[one["name"]]}
+            for one in entries
+        ]
+
+    @staticmethod
+    def fitting_size(entries: Sequence[Mapping[str, Any]], variant: str, axis: int) -> int:
+        """The smallest image size that enlarges the largest slice enough, and not above the base's own, in pixels."""
+        shapes = [read_array(Path(entry["image"]), "imgs")[0].shape[:3] for entry in entries]
+        longest = max(side for shape in shapes for a, side in enumerate(shape) if a != axis)
+        wanted = -(-round(longest * _ENLARGED) // STRIDE) * STRIDE
+        return min(look_up_variant(variant).image_size, max(wanted, 4 * STRIDE))
+
+    @staticmethod
+    def slices(entries: Sequence[Mapping[str, Any]]) -> int:
+        """How many slices some cases have together."""
+        return sum(read_array(Path(e["image"]), "imgs")[0].shape[e["axis"]] for e in entries)

@@ -1,0 +1,72 @@
+"""What a client may choose for a training, as it is shown and as it comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from monailabel_app.lib.infers.options import AXES, slice_axis
+
+PRESETS = ("fast", "accurate", "decoder")
+STARTS = ("champion", "base")
+STRIDE = 16  # image_size is a multiple of it
+MINUTES = 1.25
+
+
+class TrainingError(ValueError):
+    """There is nothing to train on, or a setting cannot be used."""
+
+
+def options(preset: str) -> dict[str, Any]:
+    """What a client shows: minutes of training; image_size in pixels, 0 chooses by the images; what it starts from.
+
+    Args:
+        preset: that comes first.
+    """
+    presets = [preset, *(one for one in PRESETS if one != preset)]
+    return {"preset": presets, "minutes": MINUTES, "image_size": 0, "axis": list(AXES), "start": list(STARTS)}
+
+
+def read_settings(request: Mapping[str, Any], preset: str) -> dict[str, Any]:
+    """Read a request.
+
+    Args:
+        request: of the client.
+        preset: where it names none.
+
+    Returns:
+        ``{"preset", "minutes", "image_size", "axis", "start"}``.
+
+    Raises:
+        TrainingError: if a setting cannot be used; PromptError for an axis.
+    """
+    size = int(_number(request, "image_size", 0, 0, 1024))
+    if size % STRIDE:
+        raise TrainingError(f"image_size must be a multiple of {STRIDE}, or 0 to fit the images, got {size}.")
+    return {
+        "preset": _one_of(request, "preset", PRESETS, preset),
+        "minutes": _number(request, "minutes", MINUTES, 0.05, 24 * 60),
+        "image_size": size,
+        "axis": slice_axis(request),
+        "start": _one_of(request, "start", STARTS, STARTS[0]),
+    }
+
+
+def _one_of(request: Mapping[str, Any], name: str, known: tuple[str, ...], default: str) -> str:
+    value = request.get(name) or default
+    value = value[0] if isinstance(value, list) else value
+    if value not in known:
+        raise TrainingError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+    return str(value)
+
+
+def _number(request: Mapping[str, Any], name: str, default: float, least: float, most: float) -> float:
+    value = request.get(name)
+    value = default if value is None or value == "" else value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if isinstance(value, bool) or not least <= number <= most:
+        raise TrainingError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}.")
+    return number
