@@ -60,11 +60,13 @@ class SamLoraLabel(MONAILabelApp):
     def prepare_train(self, request: dict[str, Any]) -> None:
         """Make room for a training; ValueError with the reason where it would end before it begins."""
         self.parts.training.check(request, self.parts.datastore)
+        self.parts.warm.stop()
         self.parts.service.make_room()
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
-        """Train by itself, where the server was started so and enough labels are new."""
+        """Prepare the next training; begin it, where the server was started so and enough labels are new."""
         super().on_save_label(image_id, label_id)
+        self.parts.warm.start(image_id)
         if self.parts.retraining.is_due():
             try:
                 self.prepare_train({})

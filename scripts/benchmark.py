@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import data, encoder, learning, serve, train, volume
+from benchmarks import data, encoder, learning, loop, serve, train, volume
 from sam_lora.cli import run
 
 if __name__ == "__main__":
@@ -14,6 +14,7 @@ if __name__ == "__main__":
             "train": train.train,
             "learning": learning.learning,
             "serve": serve.serve,
+            "loop": loop.loop,
             # what the sections start in processes of their own
             "worker": encoder.worker,
             "train_worker": train.train_worker,

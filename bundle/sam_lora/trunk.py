@@ -84,6 +84,22 @@ class TrunkCache:
         return digest.hexdigest()
 
 
+def forget_oldest(folder: Path, max_bytes: int) -> None:
+    """Keep a folder of activations within a size: what was written first goes first. They can be computed again.
+
+    Args:
+        folder: see :class:`TrunkCache`; may be missing.
+        max_bytes: of all its files.
+    """
+    found = [(path.stat(), path) for path in folder.glob("*.safetensors")]
+    total = sum(status.st_size for status, _ in found)
+    for status, path in sorted(found, key=lambda one: one[0].st_mtime_ns):
+        if total <= max_bytes:
+            return
+        path.unlink(missing_ok=True)
+        total -= status.st_size
+
+
 def _write(path: Path, activations: Tensor) -> None:
     tensors = {"activations": activations.contiguous()}
     with write_aside(path) as temporary:

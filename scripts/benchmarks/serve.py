@@ -158,25 +158,41 @@ def _several(ask: _Asker, clients: int, clicks: int) -> dict[str, float]:
 
 
 @contextmanager
+def served_studies(studies: Path, *options: str) -> Iterator[str]:
+    """Start the label server on a folder; gives its address once it is ready, and ends it by its own pid.
+
+    Args:
+        studies: the folder; the server's log is written beside it.
+        options: of ``scripts/serve.py``.
+
+    Raises:
+        ValueError: if the server does not start; with the end of its log.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, str(COMMAND), "--studies", str(studies), "--port", str(port), *options]
+    said_by = studies.parent / "server.log"
+    with said_by.open("wb") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)  # noqa: S603  our own script
+        try:
+            said = iter(process.stdout.readline, "") if process.stdout else ()  # libraries print too
+            if not any(line.startswith("ready") for line in said):
+                raise ValueError(f"the server did not start: {said_by.read_text(encoding='utf-8')[-2000:]}")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@contextmanager
 def _server(folder: Path) -> Iterator[_Asker]:
     studies = folder / "studies"
     studies.mkdir()
     for seed, name in enumerate(("ct", "cold")):
         write_nifti(studies / f"{name}.nii.gz", _ct(seed), np.diag([-0.8, -0.8, 2.5, 1.0]))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, str(COMMAND), "--studies", str(studies), "--labels", "spleen", "--port", str(port)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)  # noqa: S603  our own script
-        try:
-            said = iter(process.stdout.readline, "") if process.stdout else ()  # libraries print too
-            if not any(line.startswith("ready") for line in said):
-                raise ValueError(f"the server did not start: {(folder / 'log').read_text(encoding='utf-8')[-2000:]}")
-            yield _Asker(f"http://127.0.0.1:{port}")
-        finally:
-            process.terminate()
-            process.wait()
+    with served_studies(studies, "--labels", "spleen") as url:
+        yield _Asker(url)
 
 
 def _ct(seed: int) -> np.ndarray:

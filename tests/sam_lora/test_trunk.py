@@ -1,10 +1,12 @@
 """The cache of what lies below the lowest trained layer: never another's, never damaged, never computed twice."""
 
+import os
+
 import pytest
 import torch
 
 from sam_lora.build import build_sam_lora
-from sam_lora.trunk import TrunkCache
+from sam_lora.trunk import TrunkCache, forget_oldest
 
 
 def images(count=2, seed=0):
@@ -124,3 +126,12 @@ def test_a_trained_trunk_is_refused(network):
         ValueError, match="trunk_cache keeps what lies below part 8 .* and layers.0.blocks.0.* is trained"
     ):
         TrunkCache(other)
+
+
+def test_a_folder_is_kept_within_its_size_the_oldest_go_first(tmp_path):
+    for n in range(4):
+        (tmp_path / f"{n}.safetensors").write_bytes(bytes(10))
+        os.utime(tmp_path / f"{n}.safetensors", (1e9 + n, 1e9 + n))
+    forget_oldest(tmp_path, 25)
+    assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["2", "3"]
+    forget_oldest(tmp_path / "missing", 0)

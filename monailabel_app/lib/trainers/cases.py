@@ -53,9 +53,13 @@ class TrainingCases:
         """
         held_out = sorted(set(self.datastore.holdout()) & set(self.datastore.get_labeled_images()))
         training = [self.entry(image, folder, axis) for image in self.images()]
-        labels = {str(value): label for value, label in self.names.items()}
-        write_json(folder / "datalist.json", {"training": training, "labels": labels})
+        self.write_list(folder, training)
         return training, [self.entry(image, folder, axis) for image in held_out]
+
+    def write_list(self, folder: Path, training: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``datalist.json`` of entries that are trained on into a folder."""
+        labels = {str(value): label for value, label in self.names.items()}
+        write_json(folder / "datalist.json", {"training": list(training), "labels": labels})
 
     def entry(self, image: str, folder: Path, axis: int) -> dict[str, Any]:
         """The entry of an image; its label map is written into ``folder``."""

@@ -27,12 +27,14 @@ from sam_lora.build import build_sam_lora
 from sam_lora.files import write_json
 from sam_lora.promotion import MARGIN, Verdict, judge
 from sam_lora.registry import BASE
+from sam_lora.trunk import forget_oldest
 from sam_lora.weights import file_digest
 
 logger = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).resolve().parents[3] / "bundle" / "configs"
 _HISTORY, _LATEST = "runs/train-*/history.json", "runs/train-*/adapter_latest.safetensors"
+TRUNK_BYTES = 8 << 30  # on the disk; the least recently written go first
 _JUDGED = 60  # slices of the hold-out that a challenger is judged on, about
 
 
@@ -52,6 +54,7 @@ class LoraTraining(TrainTask):
         super().__init__("SAM-LoRA: a small adapter from the labels that were saved here.")
         self.adapters, self.names, self.folder, self.margin = adapters, names, folder, margin
         self.preset = "fast" if adapters.device == "cpu" else "accurate"
+        self.trunk = folder.parent / "trunk"
 
     def config(self) -> dict[str, Any]:
         """The options that a client may set."""
@@ -109,7 +112,7 @@ class LoraTraining(TrainTask):
         run = self._new_run()
         cases = TrainingCases(datastore, self.names())
         training, held_out = cases.write(run, settings["axis"])
-        parent = self._parent(settings)
+        parent = self.parent(settings)
         settings |= {
             "name": run.name, "parent": parent, "device": self.adapters.device, "requested": time.time(),
             "training_cases": len(training), "held_out_cases": len(held_out),
@@ -148,8 +151,8 @@ class LoraTraining(TrainTask):
         (self.folder / number).mkdir(parents=True)
         return self.folder / number
 
-    def _parent(self, settings: Mapping[str, Any]) -> str:
-        """What the training starts from: the champion, where it fits what is asked for, else the base."""
+    def parent(self, settings: Mapping[str, Any]) -> str:
+        """What a training starts from: name of the champion, where it fits what is asked for, else "none"."""
         name = self.adapters.registry.champion()
         if settings["start"] == "base" or name == BASE:
             return BASE
@@ -169,26 +172,44 @@ class LoraTraining(TrainTask):
             logger.info("the training starts from the base and not from %s: %s", name, reasons[0])
         return BASE if reasons else name
 
-    def _train(self, run: Path, settings: Mapping[str, Any], training: Sequence[Mapping[str, Any]]) -> None:
+    def bundle_options(
+        self, run: Path, settings: Mapping[str, Any], training: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """What the bundle's training is run with.
+
+        Args:
+            run: folder of the training, with its ``datalist.json``.
+            settings: see :meth:`check`, and ``parent``.
+            training: the datalist's entries.
+
+        Returns:
+            ``config_file`` and the overrides of it.
+        """
         size = settings["image_size"] or TrainingCases.fitting_size(training, self.adapters.variant, settings["axis"])
-        start = {"variant": self.adapters.variant, "image_size": size}
+        start: dict[str, Any] = {"variant": self.adapters.variant, "image_size": size}
         if settings["parent"] != BASE:
             start = {"adapter": str(self.adapters.registry.path(settings["parent"]))}
         if settings["preset"] != "accurate":
-            start["trunk_cache"] = str(self.folder.parent / "trunk")
+            start["trunk_cache"] = str(self.trunk)
+        return {
+            "config_file": [str(CONFIGS / "train.json"), str(CONFIGS / f"{settings['preset']}.json")],
+            "bundle_root": str(CONFIGS.parent),
+            "dataset_dir": str(run),
+            "datalist": str(run / "datalist.json"),
+            "output_dir": str(run / "runs"),
+            "ckpt_dir": str(run / "models"),
+            "task_name": "train",
+            "minutes": settings["minutes"],
+            "device": self.adapters.device,
+            **start,
+        }
+
+    def _train(self, run: Path, settings: Mapping[str, Any], training: Sequence[Mapping[str, Any]]) -> None:
+        forget_oldest(self.trunk, TRUNK_BYTES)
         run_bundle(
-            config_file=[str(CONFIGS / "train.json"), str(CONFIGS / f"{settings['preset']}.json")],
             meta_file=str(CONFIGS / "metadata.json"),
             logging_file=str(CONFIGS / "logging.conf"),
-            bundle_root=str(CONFIGS.parent),
-            dataset_dir=str(run),
-            datalist=str(run / "datalist.json"),
-            output_dir=str(run / "runs"),
-            ckpt_dir=str(run / "models"),
-            task_name="train",
-            minutes=settings["minutes"],
-            device=self.adapters.device,
-            **start,
+            **self.bundle_options(run, settings, training),
         )
 
     def _judge(self, adapter: Path, held_out: Sequence[Mapping[str, Any]]) -> Verdict:

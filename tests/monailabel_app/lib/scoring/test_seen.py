@@ -20,6 +20,8 @@ def service(tmp_path):
     for number, name in enumerate("ab"):
         path = service.adapters.registry.folder / f"{name}.safetensors"
         write_random_adapter(path, labels={1: "spleen"}, tokens=True, rank=4 + number)
+    write_random_adapter(service.adapters.registry.folder / "plain.safetensors")
+    service.adapters.registry.promote("plain", "")
     service.adapters.registry.promote("a", "")
     return service
 
@@ -62,7 +64,7 @@ def test_a_scoring_that_was_stopped_goes_on_and_another_champion_is_asked_anew(s
     assert (tmp_path / "studies" / "datastore_v2.json").read_bytes() == before
 
 
-def test_without_an_adapter_images_have_looks_and_no_uncertainty(service, store, tmp_path):
+def test_without_tokens_images_have_looks_and_no_uncertainty(service, store, tmp_path):
     service.adapters.registry.rollback()
     seen = SeenFile(tmp_path / "seen.json")
     assert {one["uncertainty"] for one in Scoring(service, seen)({}, store).values()} == {None}

@@ -1,0 +1,117 @@
+"""From a saved label to a better adapter: five cases saved on the running server, a training, the swap, and what it brought."""
+
+from __future__ import annotations
+
+import json as jsons
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from benchmarks.cohorts import Entry, load_cohort
+from benchmarks.measuring import STATISTICS
+from benchmarks.serve import served_studies
+from sam_lora.build import build_sam_lora
+from sam_lora.cases import read_case
+from sam_lora.embedding import Embedder
+from sam_lora.evaluation import EvaluationRules, evaluate_case
+from sam_lora.evaluation.summary import summarize
+from sam_lora.files import write_json
+from sam_lora.networks import Sam
+
+SAVED, STEP = 5, 10  # of the 50 training cases every tenth is labelled: five sizes of hippocampus
+RULES = EvaluationRules(("jittered_box",), min_pixels=10, max_clicks=0)
+AUTOMATIC = EvaluationRules(("automatic",), min_pixels=10)
+
+
+def loop(minutes: float = 1.25, preset: str = "fast", json: str | None = None) -> None:
+    """Save five hippocampus labels on the server, train twice (cold and warm), and test what serves then on 20 cases.
+
+    Args:
+        minutes: of each training.
+        preset: likewise.
+        json: also write the figures there.
+    """
+    cohort = load_cohort("hippocampus")
+    labelled, figures = cohort.training[::STEP][:SAVED], {}
+    with tempfile.TemporaryDirectory() as name:
+        studies = Path(name) / "studies"
+        studies.mkdir()
+        for entry in labelled:
+            (studies / Path(entry["image"]).name).write_bytes(Path(entry["image"]).read_bytes())
+        with served_studies(studies, "--labels", ",".join(cohort.labels.values())) as url:
+            for entry in labelled:
+                _save(url, entry, list(cohort.labels.values()))
+            first = _ask(url, labelled[0])["adapter_digest"]
+            for kind in ("cold", "warm"):
+                figures[kind] = _train(url, labelled[0], {"preset": preset, "minutes": minutes, "start": "base"})
+                said = ", ".join(f"{part} {seconds:.1f}" for part, seconds in figures[kind]["seconds"].items())
+                print(
+                    f"{kind}: from the request to the swap {figures[kind]['total']:.1f} s ({said}); {figures[kind]['why']}"
+                )
+            last = _ask(url, labelled[0])
+        print(f"before: {first or 'the base'}; now: {last['adapter']} {last['adapter_digest']}")
+        adapter = studies / ".sam_lora" / "adapters" / f"{last['adapter']}.safetensors"
+        if adapter.is_file():
+            figures["accuracy"] = _accuracy(build_sam_lora(adapter=str(adapter)).merged(), cohort.test, cohort.labels)
+    figures["base"] = _accuracy(build_sam_lora().merged(), cohort.test, cohort.labels)
+    for name, found in figures.items():
+        if name in ("accuracy", "base"):
+            print(f"{name}: " + ", ".join(f"{protocol} {value:.3f}" for protocol, value in found.items()))
+    if json:
+        write_json(Path(json), figures)
+
+
+def _save(url: str, entry: Entry, names: Sequence[str]) -> None:
+    """Save a case's label as 3D Slicer does."""
+    info = {"label_info": [{"name": name, "idx": place} for place, name in enumerate(names, 1)]}
+    with Path(entry["label"]).open("rb") as file:
+        requests.put(
+            f"{url}/datastore/label?image={entry['name']}&tag=final", data={"params": jsons.dumps(info)},
+            files={"label": (Path(entry["label"]).name, file)}, timeout=60,
+        ).raise_for_status()  # fmt: skip
+
+
+def _ask(url: str, entry: Entry) -> dict[str, Any]:
+    """A click's answer, without its mask."""
+    asked = {"foreground": [[10, 10, 10]], "label": "hippocampus anterior"}
+    response = requests.post(
+        f"{url}/infer/sam_lora?image={entry['name']}&output=json", data={"params": jsons.dumps(asked)}, timeout=60
+    )
+    response.raise_for_status()
+    said = response.json()
+    return dict(said.get("params", said))
+
+
+def _train(url: str, entry: Entry, request: dict[str, Any]) -> dict[str, Any]:
+    """Start a training, and click until the answer comes from another adapter or the training is over."""
+    before, begun = _ask(url, entry)["adapter_digest"], time.perf_counter()
+    requests.post(f"{url}/train/sam_lora", json=request, timeout=60).raise_for_status()
+    running: Callable[[], bool] = lambda: (  # noqa: E731
+        requests.get(f"{url}/train/?check_if_running=true", timeout=60).status_code == 200
+    )
+    swapped = None
+    while running():
+        if swapped is None and _ask(url, entry)["adapter_digest"] != before:
+            swapped = time.perf_counter() - begun
+        time.sleep(0.5)
+    stats = requests.get(f"{url}/info/", timeout=60).json()["train_stats"]["sam_lora"]
+    pedigree = requests.get(f"{url}/adapters/{stats['model']}", timeout=60).json()
+    total = swapped or time.perf_counter() - begun
+    seconds = {**pedigree["seconds"]}
+    return {"total": total, "seconds": {**seconds, "start and swap": total - sum(seconds.values())}, "why": stats["why"],
+            "scores": {p: {k: v for k, v in one.items() if k != "pairs"} for p, one in pedigree["scores"].items()}}  # fmt: skip
+
+
+def _accuracy(network: Sam, entries: Sequence[Entry], labels: dict[int, str]) -> dict[str, float]:
+    """Mean Dice on unseen cases: of each object from a jittered box, and of each label's volume without a prompt."""
+    embedder, rows = Embedder(network), []
+    for entry in entries:
+        case = read_case(entry)
+        rows += evaluate_case(embedder, case, labels, RULES, entry["patient"]).rows
+        if network.tokens:
+            rows += evaluate_case(embedder, case, labels, AUTOMATIC, entry["patient"]).rows
+    return {protocol: part["all"][STATISTICS[protocol]]["value"] for protocol, part in summarize(rows).items()}
