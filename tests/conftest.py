@@ -1,7 +1,10 @@
 """Shared fixtures: small networks, small cases, real weights, and real data where there is some."""
 
 import os
+import shutil
+import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from sam_lora.demo.brain import write_brain_cases
 from sam_lora.networks import Sam
 from sam_lora.networks.image_encoder import ImageEncoder
 from sam_lora.prompts import sample_prompts
+from sam_lora.weights import find_weights
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLE = REPOSITORY / "bundle"
@@ -111,6 +115,31 @@ def brain(tmp_path_factory):
     return write_brain_cases(tmp_path_factory.mktemp("brain"))
 
 
+@pytest.fixture(scope="session")
+def python(tmp_path_factory):
+    """An interpreter with this environment's packages but without the project: editable installs are not followed."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "packages.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    interpreter = folder / "bin" / "python"
+    done = subprocess.run(
+        [interpreter, "-c", "import sam_lora"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert "No module named 'sam_lora'" in done.stderr
+    return interpreter
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the bundle with the base weights, and nothing that was trained."""
+    folder = tmp_path_factory.mktemp("copy") / "bundle"
+    shutil.copytree(BUNDLE, folder, ignore=shutil.ignore_patterns("models", "eval", "__pycache__"))
+    (folder / "models").mkdir()
+    shutil.copy(find_weights("vit_t"), folder / "models" / "lite_medsam.pth")
+    return folder
+
+
 def phantom(shape=(4, 30, 40), seed=0):
     """An image (K, H, W) uint8 and labels 1 and 2, nowhere symmetric."""
     rng = np.random.RandomState(seed)
@@ -162,8 +191,6 @@ def data(tmp_path, monkeypatch, capsys):
 
 def run_python(*arguments, cwd, **environment):
     """Run Python in a process of its own; returns the finished process with its text."""
-    import subprocess
-
     return subprocess.run(
         [sys.executable, *map(str, arguments)], cwd=cwd, env={**os.environ, **environment}, capture_output=True, encoding="utf-8",
         timeout=900, check=False,

@@ -18,9 +18,13 @@ SECTIONS = {"training": "train", "validation": "validation", "test": "test"}  # 
 def load_datalist(dataset_dir: str, datalist: str | None = None) -> dict[str, Any]:
     """Read a datalist, see :func:`list_cases`, for training and evaluation.
 
+    Without a folder and a datalist there is no case and no name: MONAI Label hands its cases to a config's datasets.
+
     Raises:
         CaseError: also if a patient or a file is on two sides of the split, or two entries have one name.
     """
+    if not dataset_dir and not datalist:
+        return {**{section: [] for section in SECTIONS}, "labels": {}}
     cases = list_cases(dataset_dir, datalist)
     _refuse_leaks(cases)
     _refuse_names([entry for section in SECTIONS for entry in cases[section]])

@@ -61,7 +61,8 @@ def inference_entries(
         return [{"image": str(image), "prompts": _requests(prompts), "mask": mask}]
     entries = load_datalist(dataset_dir, datalist)["test"]
     if not entries:
-        raise CaseError(f"There is no test case in {datalist or dataset_dir}; `--image FILE` segments one file.")
+        where = datalist or dataset_dir or "a dataset_dir, none is given"
+        raise CaseError(f"There is no test case in {where}; `--image FILE` segments one file.")
     for entry in entries:
         if entry.get("axis", axis) != axis:
             raise CaseError(
@@ -127,6 +128,7 @@ class LoadCased(MapTransform):
             if d.get("mask"):
                 kept["mask"] = _read_drawn(Path(str(d["mask"])), path, array.shape[-3:], meta)
             affine = torch.as_tensor(meta["affine"])
+            kept["original_affine"] = affine.clone()  # by which MONAI Label places a mask
             d[key] = MetaTensor(torch.from_numpy(np.ascontiguousarray(array)), affine=affine, meta=kept)
         d.pop("prompts", None)
         d.pop("mask", None)

@@ -23,6 +23,9 @@ class SliceSampler(DistributedSampler):
         balanced: draw slices, with replacement, so that each label is met equally often, and slices without one as
             often as a label, in place of every slice once.
         slices: in an epoch, of all processes together; None: as many as there are. More than there are need ``balanced``.
+
+    Raises:
+        CaseError: if there is no slice, or more are asked for than there are.
     """
 
     def __init__(
@@ -33,6 +36,10 @@ class SliceSampler(DistributedSampler):
         balanced: bool = False,
         slices: int | None = None,
     ) -> None:
+        if not len(dataset):
+            raise CaseError(
+                "There is no training case: `--dataset_dir DIR`, with or without `--datalist FILE`, names them."
+            )
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         replicas, rank = (None, None) if distributed else (1, 0)
         super().__init__(dataset, replicas, rank, shuffle=shuffle, seed=seed)

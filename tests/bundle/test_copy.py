@@ -3,41 +3,15 @@
 import json
 import shutil
 import subprocess
-import sys
-import sysconfig
 
 import pytest
 
 from sam_lora.weights import find_weights
 from tests.bundle.test_metadata import SCHEMA
-from tests.conftest import BUNDLE, REPOSITORY
+from tests.conftest import REPOSITORY
 
 OPTIONS = ("--image_size", "64", "--device", "cpu", "--min_pixels", "20", "--checkpoint_interval", "2")
 pytestmark = pytest.mark.accept
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory):
-    """An interpreter with this environment's packages but without the project: editable installs are not followed."""
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    (site,) = folder.glob("lib/python*/site-packages")
-    (site / "packages.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    interpreter = folder / "bin" / "python"
-    done = subprocess.run(
-        [interpreter, "-c", "import sam_lora"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert "No module named 'sam_lora'" in done.stderr
-    return interpreter
-
-
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("copy") / "bundle"
-    shutil.copytree(BUNDLE, folder, ignore=shutil.ignore_patterns("models", "eval", "__pycache__"))
-    (folder / "models").mkdir()
-    shutil.copy(find_weights("vit_t"), folder / "models" / "lite_medsam.pth")
-    return folder
 
 
 def bundle(python, *arguments, cwd):
@@ -132,6 +106,7 @@ def broken(dataset_dir, tmp_path):
     good = ("--dataset_dir", dataset_dir)
     return {
         "empty dataset": (("--dataset_dir", folders["none"]), "There is no case in"),
+        "nothing": ((), "There is no training case: `--dataset_dir DIR`"),
         "no dataset": (("--dataset_dir", "nowhere"), "dataset_dir must be a folder with the cases, there is no 'nowhere'"),
         "no imgs": (("--dataset_dir", folders["no_imgs"]), "must hold `imgs` and `gts`; it has no `imgs`"),
         "no gts": (("--dataset_dir", folders["no_gts"]), "must hold `imgs` and `gts`; it has no `gts`"),

@@ -29,10 +29,17 @@ def served(studies, *options, log=None):
             [sys.executable, REPOSITORY / "scripts" / "serve.py", "--studies", studies, "--port", str(port), *options],
             stdout=subprocess.PIPE, stderr=file, encoding="utf-8", env={**os.environ},
         )  # fmt: skip
-    try:
+    with ended(process):
         said = iter(process.stdout.readline, "")  # libraries print too
         assert any(line.startswith("ready: ") for line in said), log.read_text(encoding="utf-8")[-3000:]
         yield f"http://127.0.0.1:{port}", process
+
+
+@contextmanager
+def ended(process):
+    """End a server by its own pid, whatever happens meanwhile."""
+    try:
+        yield
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -42,10 +49,15 @@ def served(studies, *options, log=None):
             process.wait()
 
 
+def monailabel_file(ending):
+    """The file that comes with MONAI Label, outside of its package."""
+    found = next(file for file in distribution("monailabel").files if str(file).endswith(ending))
+    return Path(str(distribution("monailabel").locate_file(found))).resolve()
+
+
 def slicer_client():
     """The class that 3D Slicer's module uses, from the file that comes with MONAI Label."""
-    files = [f for f in distribution("monailabel").files if str(f).endswith("MONAILabelLib/client.py")]
-    path = Path(str(distribution("monailabel").locate_file(files[0]))).resolve()
+    path = monailabel_file("MONAILabelLib/client.py")
     spec = importlib.util.spec_from_file_location("slicer_client", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

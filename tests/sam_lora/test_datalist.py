@@ -105,3 +105,8 @@ def test_labels_are_above_zero_and_have_one_name(dataset_dir, tmp_path):
         sentence = "Value 1 is 'rod' in .* and 'bar' in another case" if "rod" in labels else "must map values to names"
         with pytest.raises(CaseError, match=sentence):
             load_datalist(str(dataset_dir))
+
+
+def test_without_a_folder_there_is_no_case():
+    """MONAI Label hands its cases to the datasets of the configs."""
+    assert load_datalist("", None) == {"training": [], "validation": [], "test": [], "labels": {}}

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -61,6 +62,12 @@ def test_a_monai_label_request_is_read_from_beside_the_image(tmp_path):
         "image"
     ]
     assert json.loads(loaded.meta["prompts"]) == {"label": "bar", "foreground": [[9, 6, 2]]}
+
+
+def test_monai_label_finds_the_image_s_place_under_its_own_name(tmp_path):
+    path = write_nifti(tmp_path, *raw_phantom())["image"]
+    loaded = LoadCased()({"image": path})["image"]
+    assert np.allclose(loaded.meta["original_affine"], nibabel.load(path).affine)
 
 
 def test_without_prompts_every_slice_is_segmented_for_the_one_label(tmp_path, network):
@@ -140,6 +147,10 @@ def test_entries_come_from_one_image_or_from_the_test_cases(tmp_path, dataset_di
     assert entry["image"].endswith("test/case0.npz")
     assert entry["name"] == "test_case0"  # there is a train/case0 too
     prompts.write_text("{")
+    with pytest.raises(
+        CaseError, match="There is no test case in a dataset_dir, none is given; `--image FILE` segments"
+    ):
+        inference_entries()
     with pytest.raises(PromptError, match="The prompts file .*p.json cannot be read as JSON"):
         inference_entries("a.nii", str(prompts))
 

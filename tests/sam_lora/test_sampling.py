@@ -3,6 +3,7 @@
 import pytest
 
 from sam_lora.cases import CaseError
+from sam_lora.datasets import SliceDataset
 from sam_lora.sampling import SliceSampler, slice_weights
 from tests.sam_lora.test_datasets import dataset
 
@@ -40,3 +41,8 @@ def test_an_epoch_has_as_many_slices_as_asked_for(dataset_dir):
     assert len(set(SliceSampler(slices, slices=5))) == 5
     with pytest.raises(CaseError, match="slices_per_epoch is 20 and there are 8 slices: `--balanced True` repeats"):
         SliceSampler(slices, slices=20)
+
+
+def test_no_case_is_a_sentence():
+    with pytest.raises(CaseError, match="There is no training case: `--dataset_dir DIR`"):
+        SliceSampler(SliceDataset([]))

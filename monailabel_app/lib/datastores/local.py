@@ -258,7 +258,8 @@ class StudiesFolder(LocalDatastore):
         """Add what lies in the folder and is not known, drop what is known and not there."""
         with self._mutex, self._process_lock:
             # Whoever writes here holds the lock: what is half-written now belongs to a process that is dead.
-            for folder in [Path(self._datastore.image_path()), *Path(self._datastore.label_path("")).glob("*/")]:
+            labels, versions = Path(self._datastore.label_path("")), self._versions.folder
+            for folder in [Path(self._datastore.image_path()), *labels.glob("*/"), *versions.glob("*/*/")]:
                 clear_leftovers(folder)
             super()._reconcile_datastore()
 

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 INFER_PARAMS = ("label", "foreground", "background", "roi", "propagate", "axis", "adapter", "largest_cc", "correct_label",
                 "result_extension", "result_dtype", "result_compress")  # fmt: skip
 TRAIN_PARAMS = ("preset", "minutes", "image_size", "axis", "start")
-_MAX_VALUES, _MAX_DEPTH, _MAX_TEXT = 100_000, 6, 2000
+_MAX_VALUES, _MAX_DEPTH, _MAX_TEXT, _MAX_NUMBER = 100_000, 6, 2000, 1e300
 _EVALUATED = ("$", "@", "%")  # how strings begin that MONAI's config parser runs or resolves
 _SAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -49,7 +49,8 @@ def check_params(params: Any) -> dict[str, Any]:
     """A request's parameters, if nothing in them can do harm.
 
     Raises:
-        RequestError: if they are no object, too deep, too many, too long, or hold a string that would be evaluated.
+        RequestError: if they are no object, too deep, too many, too long, hold a string that would be evaluated, or what
+            no answer could hold: numbers without end, halves of characters.
     """
     if params is None:
         return {}
@@ -60,6 +61,8 @@ def check_params(params: Any) -> dict[str, Any]:
             raise RequestError(f"params may hold {_MAX_VALUES} values, {_MAX_DEPTH} deep, at most.")
         if isinstance(value, str):
             _check_text(value)
+        elif isinstance(value, int | float) and not abs(value) <= _MAX_NUMBER:  # nor is NaN
+            raise RequestError(f"params must hold finite numbers, up to {_MAX_NUMBER:g}.")
     return params
 
 
@@ -68,6 +71,8 @@ def _check_text(value: str) -> None:
         raise RequestError(f"A text in params may have {_MAX_TEXT} characters at most, one has {len(value)}.")
     if value.lstrip().startswith(_EVALUATED):
         raise RequestError(f"A text in params must not begin with {', '.join(_EVALUATED)}, got {value[:40]!r}.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise RequestError(f"A text in params must be whole characters, got half of one in {value[:40]!r}.")
 
 
 def _values(value: Any, depth: int) -> Iterator[tuple[Any, int]]:

@@ -57,7 +57,9 @@ def task_routes(app: MONAILabelApp) -> APIRouter:
     def batch(model: str, images: Literal["all", "labeled", "unlabeled"] = "unlabeled", params: Params = None) -> Any:
         _known("model", model, app.info()["models"])
         request = allowed(check_params(params), INFER_PARAMS)
-        return _start("batch_infer", {"model": model, "images": images, "save_label": True, **request})
+        # One image after the other, on the app's own device: MONAI Label would count GPUs, and divide by none.
+        alone = {"multi_gpu": False, "max_workers": 1}
+        return _start("batch_infer", {"model": model, "images": images, "save_label": True, **alone, **request})
 
     for path, method in (("/train/", "train"), ("/scoring/", "scoring"), ("/batch/infer", "batch_infer")):
         router.add_api_route(path, _status(method), methods=["GET"], name=f"{method}_status")

@@ -226,7 +226,7 @@ def test_a_broken_file_is_put_aside_and_made_anew(folder, store, tmp_path, caplo
 
 def test_half_written_files_are_neither_images_nor_labels(folder, store, tmp_path):
     store.save_label("a", str(drawn(tmp_path)), "final", {})
-    for place in (folder, folder / "labels" / "final"):
+    for place in (folder, folder / "labels" / "final", folder / ".sam_lora" / "versions" / "final" / "a"):
         (place / ".b.nii.gz.99999.part").write_bytes(b"half")
     again = StudiesFolder(str(folder))
     assert sorted(again.list_images()) == ["a", "b", "c"]
