@@ -34,9 +34,9 @@ SHAPE, IMAGES, CLIENTS = (12, 10, 6), ("a", "b"), 4
 
 def saved_by(client, n):
     """The label that a client saves as its n-th: which one it is can be read from its voxels."""
-    label = np.zeros(SHAPE, np.uint8)
-    label[client, :, :3] = 1 + n % 250
-    label[client, :, 3:] = 1 + n // 250
+    label = np.zeros(SHAPE, np.uint16)
+    label[client, :, :3] = 1 + n % 1000
+    label[client, :, 3:] = 1 + n // 1000
     return label
 
 
