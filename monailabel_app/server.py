@@ -85,7 +85,7 @@ def _add_errors(server: FastAPI) -> None:
 
     @server.exception_handler(BusyError)
     def busy(_: Request, error: BusyError) -> JSONResponse:
-        return answer(503, str(error))
+        return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "2"})
 
     @server.exception_handler(ClientGoneError)
     def gone(_: Request, error: ClientGoneError) -> JSONResponse:

@@ -77,6 +77,7 @@ class Service:
         axis: int = 2,
         propagated: bool = False,
         cancelled: Callable[[], bool] = lambda: False,
+        max_wait: float | None = None,
     ) -> Segmented:
         """Segment objects of an image. The answer follows from the arguments alone; what is cached only saves time.
 
@@ -87,10 +88,12 @@ class Service:
             axis: of the slices.
             propagated: whole objects instead of their prompted slices.
             cancelled: asked between two slices; once it says so, the work ends.
+            max_wait: seconds until the device must be free for it to begin; None: as long as it takes.
 
         Raises:
             ValueError: if the image or the prompts cannot be used.
             ClientGoneError: if the client is gone.
+            BusyError: if ``max_wait`` is over.
         """
         clock = _Clock()
         study = self.images.get(path, served.intensity)
@@ -98,7 +101,7 @@ class Service:
         objects = read(volume)
         clock.mark("image")
         self._ahead.stop()
-        with self.device.hold(), torch.inference_mode():
+        with self.device.hold(timeout=max_wait), torch.inference_mode():
             clock.mark("wait")
             progress = _Progress(self.device, cancelled, path.name)
             propagation = Propagation(served.embedder, volume, objects, on_slice=progress)

@@ -8,17 +8,25 @@ from pathlib import Path
 
 import uvicorn
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.task import AsyncTask
 
 from monailabel_app.server import ServerRules, create_server
 
+TASKS = ("train", "scoring", "batch_infer")  # MONAI Label's names for what runs in a process of its own
+
 
 class _Server(uvicorn.Server):
-    """Says when it is ready."""
+    """Says when it is ready, and takes what it has started with it."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             print(f"ready: http://{self.config.host}:{self.config.port}", flush=True)  # noqa: T201  the command's answer
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for method in TASKS:  # Python would wait for the end of a training before it ends itself
+            AsyncTask.stop(method)
 
 
 def serve(host: str, port: int, token_file: str | None, origins: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from monailabel_app.lib.datastores.names import DatastoreError
-from sam_lora.files import write_json
+from sam_lora.files import clear_leftovers, write_json
 
 RECORDS = ".sam_lora"  # in the studies folder: names of labels, hold-out, earlier versions, trainings, scores, sessions
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.\-]{0,63}")
@@ -61,6 +61,7 @@ class LabelNames:
                 )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_suffix(".lock")):
+            clear_leftovers(self.path.parent, self.path.name)
             known = self.read()
             new = [name for name in dict.fromkeys(names) if name not in known.values()]
             if new:

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
-from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
+from monailabel.datastore.local import DataModel, ImageLabelModel
+from monailabel.interfaces.exception import LabelNotFoundException
 
-from monailabel_app.lib.datastores.label_names import RECORDS
-from monailabel_app.lib.datastores.names import ENDINGS, DatastoreError, check_id, check_tag, ending_of, is_id
-from monailabel_app.lib.datastores.records import HoldOut, Versions, copy_whole
+from monailabel_app.lib.datastores.names import DatastoreError, check_id, check_tag, ending_of
+from monailabel_app.lib.datastores.records import copy_whole
+from monailabel_app.lib.datastores.shared_folder import FINAL, SharedFolder, is_done, patient_of
 from sam_lora.cases import read_label
-from sam_lora.files import clear_leftovers, write_json
 from sam_lora.reading import read_array
 from sam_lora.weights import file_digest
 
-logger = logging.getLogger(__name__)
-
-FINAL = "final"
 MODEL_TAGS = ("original",)  # where MONAI Label's clients and batches put what a model made
 
 
-class StudiesFolder(LocalDatastore):
+class StudiesFolder(SharedFolder):
     """MONAI Label's local datastore, made safe.
 
     Ids, tags and file endings are checked; nothing outside the folder is read or written. Each change re-reads the
@@ -44,39 +34,47 @@ class StudiesFolder(LocalDatastore):
     """
 
     def __init__(self, folder: str) -> None:
-        records = Path(folder) / RECORDS
-        self._versions, self._hold_out = Versions(records / "versions"), HoldOut(records / "holdout.json")
-        self._mutex, self._process_lock = threading.RLock(), FileLock(Path(folder) / ".lock", thread_local=False)
-        self._seen: tuple = ()
-        self._read: tuple = ()
         self._grids: dict[tuple, tuple] = {}
-        self._warned: set[str] = set()
-        super().__init__(folder, extensions=[f"*{ending}" for ending in ENDINGS], auto_reload=False)
+        super().__init__(folder)
 
     # ---- reading: what is on the disk now -------------------------------------------------------------------------
 
     def list_images(self) -> list[str]:
         """Ids of all images."""
-        return list(self._now().objects)
+        with self._reading() as state:
+            return list(state.objects)
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Ids of the images that a human has labelled."""
-        return [image for image, one in self._now().objects.items() if _is_done(one)]
+        with self._reading() as state:
+            return [image for image, one in state.objects.items() if is_done(one)]
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Ids of all others."""
-        return [image for image, one in self._now().objects.items() if not _is_done(one)]
+        with self._reading() as state:
+            return [image for image, one in state.objects.items() if not is_done(one)]
 
     def get_image_uri(self, image_id: str) -> str:
         """Path of an image; DatastoreError if there is none of this id."""
-        return str(self._inside(super().get_image_uri(self._known(image_id))))
+        with self._reading():
+            return str(self._inside(super().get_image_uri(self._known(image_id))))
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Path of the newest label of an image; DatastoreError if there is none."""
-        self._known(label_id)
-        if self._datastore.label(label_id, check_tag(label_tag)) is None:
-            raise LabelNotFoundException(f"There is no label {label_tag!r} of {label_id!r}.")
-        return str(self._inside(super().get_label_uri(label_id, label_tag)))
+        with self._reading() as state:
+            if state.label(self._known(label_id), check_tag(label_tag)) is None:
+                raise LabelNotFoundException(f"There is no label {label_tag!r} of {label_id!r}.")
+            return str(self._inside(super().get_label_uri(label_id, label_tag)))
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """What is known about an image, and its path; empty if there is none of this id."""
+        with self._reading():
+            return dict(super().get_image_info(image_id))
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """What is known about the newest label of an image; empty if there is none."""
+        with self._reading():
+            return dict(super().get_label_info(label_id, label_tag))
 
     def label_versions(self, image_id: str, tag: str) -> list[dict[str, Any]]:
         """What is known about the earlier versions of a label, the newest first."""
@@ -84,9 +82,9 @@ class StudiesFolder(LocalDatastore):
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         """``{"image", "label"}`` paths of what humans have labelled."""
-        return [
-            {"image": self.get_image_uri(i), "label": self.get_label_uri(i, FINAL)} for i in self.get_labeled_images()
-        ]
+        with self._reading():
+            done = self.get_labeled_images()
+            return [{"image": self.get_image_uri(image), "label": self.get_label_uri(image, FINAL)} for image in done]
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """A ZIP file of images and human labels, which belongs to the caller; DatastoreError where there is none."""
@@ -97,19 +95,20 @@ class StudiesFolder(LocalDatastore):
     def holdout(self) -> list[str]:
         """Ids of the labelled images whose patients are held out, see :class:`HoldOut`."""
         with self._locked():
-            done = {image: one for image, one in self._datastore.objects.items() if _is_done(one)}
+            done = {image: one for image, one in self._datastore.objects.items() if is_done(one)}
             order = sorted(done, key=lambda image: (done[image].labels[FINAL].info.get("first_ts", 0), image))
-            held_out = self._hold_out.note([_patient(image, done[image]) for image in order])
-        return [image for image in sorted(done) if _patient(image, done[image]) in held_out]
+            held_out = self._hold_out.note([patient_of(image, done[image]) for image in order])
+        return [image for image in sorted(done) if patient_of(image, done[image]) in held_out]
 
     def status(self) -> dict[str, Any]:
         """``{"total", "completed", "label_tags"}``."""
-        self._now()
-        return super().status()
+        with self._reading():
+            return super().status()
 
     def json(self) -> dict[str, Any]:
         """All that is known, in MONAI Label's form."""
-        return self._now().model_dump(exclude={"base_path"})
+        with self._reading() as state:
+            return state.model_dump(exclude={"base_path"})
 
     # ---- changing: under the lock, from what is on the disk -------------------------------------------------------
 
@@ -152,7 +151,7 @@ class StudiesFolder(LocalDatastore):
         with self._locked():
             one = self._datastore.objects[self._known(image_id)]
             before = one.labels.get(tag)
-            if tag == FINAL and made_by == "model" and _is_done(one):
+            if tag == FINAL and made_by == "model" and is_done(one):
                 raise DatastoreError(
                     f"{image_id!r} has a label that a human has finished: a model's does not replace it."
                 )
@@ -163,14 +162,9 @@ class StudiesFolder(LocalDatastore):
             old = None if before is None else Path(self._datastore.label_path(tag)) / f"{image_id}{before.ext}"
             if before is not None and old is not None and old.is_file():
                 self._versions.keep(image_id, tag, old, before.info)
+            saving = self._journal.begin(image_id, tag, ending, info, before.ext if before else None)
             copy_whole(source, target)
-            self._versions.describe(image_id, tag, info)
-            one.labels[tag] = DataModel(info=info, ext=ending)
-            self._update_datastore_file()
-            if old is not None and old != target:
-                old.unlink(missing_ok=True)
-            if _is_done(one):
-                self._hold_out.note([_patient(image_id, one)])
+            self._note_saved(saving)
         return image_id
 
     def remove_image(self, image_id: str) -> None:
@@ -208,103 +202,11 @@ class StudiesFolder(LocalDatastore):
             self._versions.describe(label_id, label_tag, label.info)
             self._update_datastore_file()
 
-    # ---- the datastore's file -------------------------------------------------------------------------------------
-
-    def _now(self) -> LocalDatastoreModel:
-        """The folder's state, read again where the folder or the datastore's file has changed."""
-        if self._state() != self._seen:
-            with self._locked():
-                pass
-        return self._datastore
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Have the folder for oneself, with its state read anew."""
-        with self._mutex, self._process_lock:
-            if self._process_lock.lock_counter == 1:
-                self._reconcile_datastore()
-                self._seen = self._state()
-            yield
-            self._seen = self._state()
-
-    def _state(self) -> tuple:
-        paths = [Path(self._datastore.image_path()), Path(self._datastore_config_path)]
-        paths += [path for path in Path(self._datastore.label_path("")).glob("*") if path.is_dir()]
-        return tuple((str(path), path.stat().st_mtime_ns) for path in paths if path.exists())
-
-    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        path = Path(self._datastore_config_path)
-        with self._mutex, self._process_lock:
-            # What was read or written last is not read again: a reconciliation is on its way to be written.
-            if not path.is_file() or _version(path) == self._read:
-                return
-            try:
-                read = LocalDatastoreModel.model_validate_json(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                aside = path.with_name(f"{path.name}.broken-{int(time.time())}")
-                path.replace(aside)
-                logger.error("%s cannot be read (%s): it was moved to %s, and is made anew.", path, error, aside)
-                return
-            read.base_path = self._datastore_path
-            self._datastore, self._read = read, _version(path)
-
-    def _update_datastore_file(self, lock: bool = True) -> None:
-        with self._mutex, self._process_lock:
-            content = self._datastore.model_dump(exclude={"base_path"})
-            write_json(Path(self._datastore_config_path), json.loads(json.dumps(content, default=str)))
-            self._read = _version(Path(self._datastore_config_path))
-
-    def _reconcile_datastore(self) -> None:
-        """Add what lies in the folder and is not known, drop what is known and not there."""
-        with self._mutex, self._process_lock:
-            # Whoever writes here holds the lock: what is half-written now belongs to a process that is dead.
-            labels, versions = Path(self._datastore.label_path("")), self._versions.folder
-            for folder in [Path(self._datastore.image_path()), *labels.glob("*/"), *versions.glob("*/*/")]:
-                clear_leftovers(folder)
-            super()._reconcile_datastore()
-
-    def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
-        """Files whose names and places may be served; the others are named once in the log."""
-        served = {}
-        for name in super()._list_files(path, patterns):
-            stem = name[: -len(ending_of(name))]
-            if is_id(stem) and self._is_inside(Path(path) / name):
-                served[name] = name
-            elif name not in self._warned:
-                self._warned.add(name)
-                logger.warning("%s is not served: its name is no image id, or it leads out of the folder.", name)
-        return served
-
-    def _to_id(self, file: str) -> tuple[str, str]:
-        ending = ending_of(file)
-        return file[: -len(ending)], ending
-
-    def _add_non_existing_labels(self, tag: str) -> int:
-        before = {image: set(one.labels) for image, one in self._datastore.objects.items()}
-        added = int(super()._add_non_existing_labels(tag))
-        for image, one in self._datastore.objects.items():
-            if tag in one.labels and tag not in before.get(image, set()):
-                one.labels[tag].info = {**one.labels[tag].info, **self._versions.described(image, tag)}
-        return added
-
     def _drop_label(self, image: str, tag: str) -> None:
         path = Path(self.get_label_uri(image, tag))
         self._versions.keep(image, tag, path, self._datastore.objects[image].labels[tag].info)
         path.unlink()
         del self._datastore.objects[image].labels[tag]
-
-    def _known(self, image_id: str) -> str:
-        if check_id(image_id) not in self._now().objects:
-            raise ImageNotFoundException(f"There is no image {image_id!r}.")
-        return image_id
-
-    def _is_inside(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(Path(self._datastore_path).resolve())
-
-    def _inside(self, path: str) -> Path:
-        if not self._is_inside(Path(path)):
-            raise DatastoreError(f"{Path(path).name} leads out of the studies folder.")
-        return Path(path)
 
     def _grid(self, path: Path) -> tuple[tuple[int, ...], dict[str, Any]]:
         """Shape and place of an image; remembered, because a large one takes seconds to read."""
@@ -314,21 +216,6 @@ class StudiesFolder(LocalDatastore):
             array, meta = read_array(path, "imgs")
             self._grids[key] = (tuple(array.shape[:3]), meta)
         return self._grids[key]
-
-
-def _version(path: Path) -> tuple[int, int]:
-    """Of a file that is replaced as a whole at each change."""
-    status = path.stat()
-    return status.st_ino, status.st_mtime_ns
-
-
-def _is_done(one: ImageLabelModel) -> bool:
-    label = one.labels.get(FINAL)
-    return label is not None and label.info.get("made_by") != "model"
-
-
-def _patient(image: str, one: ImageLabelModel) -> str:
-    return str(one.image.info.get("patient") or image)
 
 
 def _plain(info: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a studies folder remembers besides the newest labels: their earlier versions, and who is held out."""
+"""What a studies folder remembers besides the newest labels: earlier versions, who is held out, what is under way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel_app.lib.datastores.names import ending_of
-from sam_lora.files import write_aside, write_json
+from sam_lora.files import clear_leftovers, write_aside, write_json
 from sam_lora.weights import file_digest
 
 _HELD_OUT, _EVERY = 1, 5  # the 2nd, 7th, 12th, ... patient
@@ -62,8 +62,52 @@ class Versions:
         path = self._of(image, tag) / "current.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
+    def clear(self) -> None:
+        """Remove what killed processes were writing."""
+        for folder in self.folder.glob("*/*/"):
+            clear_leftovers(folder)
+
     def _of(self, image: str, tag: str) -> Path:
         return self.folder / tag / image
+
+
+class Journal:
+    """The label that is being saved: should its process die, the next one can tell how far it came.
+
+    Only to be used under the datastore's lock.
+
+    Args:
+        path: of the file, which is there only while a label is being saved.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, image: str, tag: str, ending: str, info: dict[str, Any], replaced: str | None) -> dict[str, Any]:
+        """Write down what is about to be saved.
+
+        Args:
+            image: its id.
+            tag: likewise.
+            ending: of the label's file.
+            info: what will be known about it; ``digest`` in it tells the new file from an old one.
+            replaced: ending of the file that it replaces; None for a first label.
+
+        Returns:
+            All of it, by these names.
+        """
+        saving = {"image": image, "tag": tag, "ending": ending, "info": info, "replaced": replaced}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, json.loads(json.dumps(saving, default=str)))
+        return saving
+
+    def read(self) -> dict[str, Any] | None:
+        """What was being saved when a process died; None if nothing was."""
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else None
+
+    def end(self) -> None:
+        """It is saved, or never will be."""
+        self.path.unlink(missing_ok=True)
 
 
 class HoldOut:

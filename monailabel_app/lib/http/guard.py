@@ -32,6 +32,7 @@ class ServerRules:
         allowed_origins: web pages that may use it from a browser, like "http://127.0.0.1:3000".
         max_body_bytes: of a request.
         max_waiting: inferences that may wait or run at once; more are told to come back.
+        max_wait_seconds: for the device; an inference that has not begun by then is told to come back.
     """
 
     token: str | None = None
@@ -39,6 +40,7 @@ class ServerRules:
     allowed_origins: tuple[str, ...] = ()
     max_body_bytes: int = 2 << 30
     max_waiting: int = 16
+    max_wait_seconds: float = 120.0
 
 
 class Guard:

@@ -24,7 +24,7 @@ def infer_routes(app: MONAILabelApp, rules: ServerRules) -> APIRouter:
 
     Args:
         app: answers.
-        rules: how many may wait.
+        rules: how many may wait, and how long.
     """
     router, places = APIRouter(), threading.BoundedSemaphore(rules.max_waiting)
 
@@ -61,6 +61,7 @@ def infer_routes(app: MONAILabelApp, rules: ServerRules) -> APIRouter:
                 request["image"] = (
                     session_image(app, session_id) if session_id else app.datastore().get_image_uri(image)
                 )
+            request["max_wait_seconds"] = rules.max_wait_seconds
             request["is_cancelled"] = lambda: anyio.from_thread.run(http.is_disconnected)
             answer = app.infer(request)
         return _response(Path(answer["file"]), answer["params"], output)

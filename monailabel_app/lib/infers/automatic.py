@@ -73,7 +73,7 @@ class Automatic(InferTask):
 
         found = self.service.segment(
             served, Path(str(request["image"])), read, slice_axis(request),
-            cancelled=request.get("is_cancelled", lambda: False),
+            cancelled=request.get("is_cancelled", lambda: False), max_wait=request.get("max_wait_seconds"),
         )  # fmt: skip
         path, params = self.service.answer(served, found, found.label, request)
         sure = {

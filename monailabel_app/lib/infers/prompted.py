@@ -86,7 +86,7 @@ class Prompted(InferTask):
 
         found = self.service.segment(
             served, Path(str(request["image"])), read, slice_axis(request), switch(request, "propagate"),
-            request.get("is_cancelled", lambda: False),
+            request.get("is_cancelled", lambda: False), request.get("max_wait_seconds"),
         )  # fmt: skip
         label = largest_component(found.label) if switch(request, "largest_cc") else found.label
         path, params = self.service.answer(served, found, label, request)

@@ -1,10 +1,15 @@
 """Starting a server: what cannot be is said before anything is loaded."""
 
+import asyncio
 import socket
+import subprocess
+import sys
 
 import pytest
+import uvicorn
+from monailabel.utils.async_tasks import utils
 
-from monailabel_app.lib.serving import read_token, serve
+from monailabel_app.lib.serving import TASKS, _Server, read_token, serve
 from tests.conftest import REPOSITORY, run_python
 
 
@@ -48,3 +53,16 @@ def test_a_port_in_use_is_said_so(tmp_path):
         done = run_python(REPOSITORY / "scripts" / "serve.py", "--studies", ".", "--port", port, cwd=tmp_path)
     assert done.returncode == 1
     assert f"Port {port} of 127.0.0.1 cannot be used" in done.stderr
+
+
+@pytest.mark.parametrize("method", TASKS)
+def test_what_runs_in_a_process_of_its_own_ends_with_the_server(monkeypatch, method):
+    async def nothing(_, sockets=None):
+        pass
+
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setattr(uvicorn.Server, "shutdown", nothing)
+    monkeypatch.setitem(utils.background_tasks, method, [{"id": "1", "status": "RUNNING"}])
+    monkeypatch.setitem(utils.background_processes, method, {"1": process})
+    asyncio.run(_Server(uvicorn.Config(app=None)).shutdown())
+    assert process.wait(10) == -9

@@ -2,12 +2,6 @@
 
 import json
 import logging
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import nibabel
@@ -18,39 +12,7 @@ from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoun
 from monailabel_app.lib.datastores.local import StudiesFolder
 from monailabel_app.lib.datastores.names import DatastoreError
 from sam_lora.cases import CaseError, write_nifti
-
-SHAPE = (6, 5, 4)
-
-
-def label_of(value):
-    label = np.zeros(SHAPE, np.uint8)
-    label[1:3, 1:3, 1] = value
-    return label
-
-
-@pytest.fixture
-def folder(tmp_path):
-    studies = tmp_path / "studies"
-    studies.mkdir()
-    for name in ("a", "b", "c"):
-        write_nifti(studies / f"{name}.nii.gz", np.arange(120, dtype=np.float32).reshape(SHAPE), np.diag([1, 1, 2, 1]))
-    return studies
-
-
-@pytest.fixture
-def store(folder):
-    return StudiesFolder(str(folder))
-
-
-def drawn(tmp_path, value=1, ending=".nii.gz", affine=None):
-    path = write_nifti(tmp_path / "drawn.nii.gz", label_of(value), np.diag([1, 1, 2, 1]) if affine is None else affine)
-    return (
-        path if ending == ".nii.gz" else nibabel.save(nibabel.load(path), path := tmp_path / f"drawn{ending}") or path
-    )
-
-
-def stored(store, image, tag="final"):
-    return int(np.asanyarray(nibabel.load(store.get_label_uri(image, tag)).dataobj).max())
+from tests.monailabel_app.lib.datastores.conftest import SHAPE, drawn, stored
 
 
 def files(folder):
@@ -184,56 +146,6 @@ def test_a_model_s_label_is_marked_and_never_counts(store, tmp_path):
     assert store.get_label_info("b", "final")["round"] == 3
 
 
-def test_two_stores_of_one_folder_lose_nothing_of_each_other(folder, store, tmp_path):
-    other = StudiesFolder(str(folder))
-    store.save_label("a", str(drawn(tmp_path)), "final", {})
-    other.update_image_info("b", {"patient": "p"})
-    other.save_label("c", str(drawn(tmp_path)), "final", {})
-    store.update_image_info("c", {"patient": "q"})
-    for one in (store, other, StudiesFolder(str(folder))):
-        assert sorted(one.get_labeled_images()) == ["a", "c"]
-        assert one.get_image_info("b")["patient"] == "p"
-
-
-def save_ten(folder, drawn_path, number):
-    store = StudiesFolder(folder)
-    for n in range(10):
-        store.save_label("a", drawn_path, f"user{number}_{n}", {})
-
-
-def test_saves_of_several_processes_are_all_there(folder, tmp_path):
-    StudiesFolder(str(folder))
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=save_ten, args=(str(folder), str(drawn(tmp_path)), n)) for n in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    found = StudiesFolder(str(folder)).json()["objects"]["a"]["labels"]
-    assert set(found) == {f"user{number}_{n}" for number in range(3) for n in range(10)}
-
-
-def test_a_broken_file_is_put_aside_and_made_anew(folder, store, tmp_path, caplog):
-    store.save_label("a", str(drawn(tmp_path)), "final", {"label_info": [{"name": "spleen", "idx": 1}]})
-    path = folder / "datastore_v2.json"
-    path.write_text(path.read_text()[:50])
-    again = StudiesFolder(str(folder))
-    assert "cannot be read" in caplog.text
-    assert list(folder.glob("datastore_v2.json.broken-*"))
-    assert again.get_labeled_images() == ["a"]
-    assert again.get_label_info("a", "final")["label_info"] == [{"name": "spleen", "idx": 1}]
-
-
-def test_half_written_files_are_neither_images_nor_labels(folder, store, tmp_path):
-    store.save_label("a", str(drawn(tmp_path)), "final", {})
-    for place in (folder, folder / "labels" / "final", folder / ".sam_lora" / "versions" / "final" / "a"):
-        (place / ".b.nii.gz.99999.part").write_bytes(b"half")
-    again = StudiesFolder(str(folder))
-    assert sorted(again.list_images()) == ["a", "b", "c"]
-    assert again.get_labeled_images() == ["a"]
-    assert not list(folder.rglob("*.part"))
-
-
 def test_the_second_patient_and_every_fifth_after_it_stays_held_out(folder, tmp_path):
     for n in range(12):
         (folder / f"p{n:02d}.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes())
@@ -247,35 +159,3 @@ def test_the_second_patient_and_every_fifth_after_it_stays_held_out(folder, tmp_
     store.remove_label("p09", "final")  # whoever was held out stays so
     assert store.holdout() == ["p01", "p05", "p06"]
     assert json.loads((folder / ".sam_lora" / "holdout.json").read_text())["held_out"] == ["twin", "p06"]
-
-
-SAVING = """
-import sys
-from monailabel_app.lib.datastores.local import StudiesFolder
-store = StudiesFolder(sys.argv[1])
-for n in range(int(sys.argv[3]), 10**6):
-    store.save_label("a", sys.argv[2], f"t{n}", {"n": n})
-    print(n, flush=True)
-"""
-
-
-@pytest.mark.accept
-def test_every_acknowledged_label_survives_kill_9(folder, tmp_path):
-    path, acknowledged = drawn(tmp_path), -1
-    for round_ in range(5):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SAVING, folder, path, str(acknowledged + 1)], stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )  # fmt: skip
-        for _ in range(3 + round_):
-            acknowledged = int(process.stdout.readline())
-        time.sleep(0.013 * round_)
-        process.send_signal(signal.SIGKILL)
-        rest = process.stdout.read().split()
-        acknowledged = int(rest[-1]) if rest else acknowledged
-        process.wait()
-        store = StudiesFolder(str(folder))
-        for n in range(acknowledged + 1):
-            assert stored(store, "a", f"t{n}") == 1
-            assert store.get_label_info("a", f"t{n}")["n"] == n
-        assert not list(folder.rglob("*.part"))

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from monailabel_app.lib.scoring.predicted_iou import PredictedIoU
 
 from monailabel_app.lib.datastores.local import StudiesFolder
 from monailabel_app.lib.infers.automatic import Automatic
-from monailabel_app.lib.scoring.predicted_iou import PredictedIoU
 from monailabel_app.lib.service import Service
 from sam_lora.cases import write_nifti
 from sam_lora.prompts import PromptError
