@@ -18,6 +18,7 @@ from sam_lora.demo.brain import write_brain_cases
 from sam_lora.networks import Sam
 from sam_lora.networks.image_encoder import ImageEncoder
 from sam_lora.prompts import sample_prompts
+from sam_lora.registry import Registry
 from sam_lora.weights import find_weights
 
 REPOSITORY = Path(__file__).parents[1]
@@ -74,6 +75,14 @@ def write_random_adapter(path, **options):
         if "lora_b_" in name:
             tensor.normal_(0, 0.05)
     write_adapter(path, Adapter(network.spec, network.adapter_tensors()))
+    return network
+
+
+def write_champion(folder, name, **options):
+    """Write a random adapter into a registry and promote it; returns its network, unmerged."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network = write_random_adapter(folder / f"{name}.safetensors", **options)
+    Registry(folder).promote(name, "for a test")
     return network
 
 

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from sam_lora.cases import write_nifti
-from tests.conftest import write_random_adapter
+from tests.conftest import write_champion
 from tests.monailabel_app.served import served, slicer_client, wait_for
 from tests.monailabel_app.test_clients import BOX, GRIDS, SLICER, phantom
 
@@ -23,7 +23,7 @@ def server(tmp_path_factory):
     (folder / ".sam_lora" / "adapters").mkdir(parents=True)
     for name in ("ras", "lps"):
         write_nifti(folder / f"{name}.nii.gz", phantom()[0], GRIDS[name])
-    write_random_adapter(folder / ".sam_lora" / "adapters" / "a.safetensors", labels={1: "ball"}, tokens=True)
+    write_champion(folder / ".sam_lora" / "adapters", "a", labels={1: "ball"}, tokens=True)
     secret = folder.parent / "token"
     secret.write_text(TOKEN + "\n")
     with served(folder, "--labels", "ball", "--token-file", secret) as (url, _):
@@ -105,11 +105,13 @@ def test_a_batch_leaves_what_humans_have_finished_alone(server, client, tmp_path
     assert ask("GET", f"{batch}?check_if_running=true").status_code == 404
 
 
-def test_scores_of_what_nobody_has_labelled(server, client, tmp_path):
+def test_every_image_is_looked_at(server, client, tmp_path):
     saved(client, tmp_path)
     url, header = f"{server}/scoring/", {"Authorization": f"Bearer {TOKEN}"}
-    assert requests.post(f"{url}predicted_iou", headers=header, timeout=60).status_code == 200
+    assert requests.post(f"{url}uncertainty", headers=header, timeout=60).status_code == 200
     assert wait_for(lambda: requests.get(url, headers=header, timeout=60).json()["status"] in ("DONE", "ERROR"))
     assert requests.get(url, headers=header, timeout=60).json()["status"] == "DONE"
     path = Path(client.next_sample("first", {})["path"])
-    assert list(json.loads((path.parent / ".sam_lora" / "scores.json").read_text())) == ["lps"]
+    seen = json.loads((path.parent / ".sam_lora" / "seen.json").read_text())
+    assert {"lps", path.name.removesuffix(".nii.gz")} <= seen.keys()
+    assert all(0 <= one["uncertainty"] <= 1 for one in seen.values())

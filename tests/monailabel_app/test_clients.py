@@ -10,7 +10,7 @@ import pytest
 from monailabel.client import MONAILabelClient
 
 from sam_lora.cases import write_nifti
-from tests.conftest import write_random_adapter
+from tests.conftest import write_champion
 from tests.monailabel_app.served import served, slicer_client, wait_for
 
 pytestmark = pytest.mark.accept
@@ -40,7 +40,7 @@ def studies(tmp_path_factory):
         write_nifti(folder / f"{name}.nii.gz", phantom()[0], affine)
     adapters = folder / ".sam_lora" / "adapters"
     adapters.mkdir(parents=True)
-    write_random_adapter(adapters / "a.safetensors", labels={1: "ball"}, tokens=True)
+    write_champion(adapters, "a", labels={1: "ball"}, tokens=True)
     return folder
 
 
@@ -173,4 +173,4 @@ def test_labels_come_back_as_they_were_saved_and_training_publishes(studies, ser
     assert stats["epoch"] >= 1
     assert 0 <= stats["best_metric"] <= 1
     settings = json.loads(sorted((studies / ".sam_lora" / "training").glob("*/settings.json"))[-1].read_text())
-    assert (settings["training_cases"], settings["validation_cases"]) == (2, 1)  # the second patient is held out
+    assert (settings["training_cases"], settings["held_out_cases"]) == (2, 1)  # the second patient is held out

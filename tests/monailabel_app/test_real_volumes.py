@@ -9,7 +9,7 @@ import pytest
 from monailabel.client import MONAILabelClient
 
 from sam_lora.cases import write_nifti
-from tests.conftest import overlap, write_random_adapter
+from tests.conftest import overlap, write_champion
 from tests.monailabel_app.served import served, slicer_client
 from tests.monailabel_app.test_clients import SLICER
 
@@ -49,7 +49,7 @@ def studies(data_dir, truths, tmp_path_factory):
         write_nifti(folder / f"{name}.nii.gz", array, file.affine)
         write_nifti(folder / f"{name}_mirrored.nii.gz", *mirrored(array, file.affine))
     labels = {1: "anterior", 2: "posterior"}
-    write_random_adapter(folder / ".sam_lora" / "adapters" / "a.safetensors", labels=labels, tokens=True)
+    write_champion(folder / ".sam_lora" / "adapters", "a", labels=labels, tokens=True)
     return folder
 
 

@@ -17,7 +17,7 @@ from monailabel_app.lib.http.guard import ServerRules
 from monailabel_app.main import SamLoraLabel
 from monailabel_app.server import create_server
 from sam_lora.cases import write_nifti
-from tests.conftest import REPOSITORY, write_random_adapter
+from tests.conftest import REPOSITORY, write_champion
 
 pytestmark = pytest.mark.accept
 
@@ -28,7 +28,7 @@ KNOWN = {
     "tag": "final",
     "model": "sam_lora",
     "strategy": "first",
-    "method": "predicted_iou",
+    "method": "uncertainty",
 }
 VALUES = st.sampled_from([[4, 20, 4, 18, 2, 2], [[9, 9, 2]], "liver", True, 2, ".nii.gz", "uint8", "newest"])
 CLICK = {"label": "liver", "roi": [4, 20, 4, 18, 2, 2], "foreground": [[9, 9, 2]]}
@@ -52,9 +52,7 @@ def server(tmp_path_factory):
     rng = np.random.RandomState(0)
     for name in ("a", "b"):
         write_nifti(folder / f"{name}.nii.gz", rng.rand(24, 22, 5).astype(np.float32), np.eye(4))
-    write_random_adapter(
-        folder / ".sam_lora" / "adapters" / "r.safetensors", labels={1: "spleen", 2: "liver"}, tokens=True
-    )
+    write_champion(folder / ".sam_lora" / "adapters", "r", labels={1: "spleen", 2: "liver"}, tokens=True)
     app = SamLoraLabel(str(REPOSITORY / "monailabel_app"), str(folder), {"labels": "spleen,liver"})
     app._sessions.store_path = str(folder.parent / "sessions")
     served = create_server(app, ServerRules(allowed_hosts=(asgi.HOST,)))

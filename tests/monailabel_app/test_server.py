@@ -14,7 +14,7 @@ from monailabel_app.lib.http.guard import ServerRules
 from monailabel_app.main import SamLoraLabel
 from monailabel_app.server import create_server
 from sam_lora.cases import write_nifti
-from tests.conftest import REPOSITORY, write_random_adapter
+from tests.conftest import REPOSITORY, write_champion
 
 BOX = [4, 20, 4, 18, 2, 2]
 
@@ -26,7 +26,7 @@ def app(tmp_path_factory):
     for name in ("a", "b"):
         write_nifti(folder / f"{name}.nii.gz", np.random.RandomState(0).rand(24, 22, 5).astype(np.float32), np.eye(4))
     (folder / ".sam_lora" / "adapters").mkdir(parents=True)
-    write_random_adapter(folder / ".sam_lora" / "adapters" / "r.safetensors")
+    write_champion(folder / ".sam_lora" / "adapters", "r")
     app = SamLoraLabel(str(REPOSITORY / "monailabel_app"), str(folder), {"labels": "spleen,liver"})
     app._sessions.store_path = str(folder.parent / "sessions")
     return app

@@ -15,7 +15,7 @@ from monailabel_app.lib.infers.prompted import Prompted
 from monailabel_app.lib.service import ClientGoneError, Service
 from sam_lora.cases import write_nifti
 from sam_lora.prompts import PromptError
-from tests.conftest import write_random_adapter
+from tests.conftest import write_champion
 
 NAMES = {1: "spleen", 2: "liver"}
 SHAPE = (40, 30, 12)
@@ -43,7 +43,7 @@ def image(tmp_path):
 @pytest.fixture
 def service(tmp_path):
     (tmp_path / "adapters").mkdir()
-    write_random_adapter(tmp_path / "adapters" / "random.safetensors")
+    write_champion(tmp_path / "adapters", "random")
     return Service(tmp_path / "adapters")
 
 
@@ -174,7 +174,7 @@ def test_a_label_is_found_without_a_prompt_once_it_was_learned(service, image, t
     with pytest.raises(PromptError, match="The adapter random has not learned to find a label without a prompt yet"):
         automatic({"image": str(image)})
     # The adapter counts otherwise than the studies do: names decide.
-    write_random_adapter(service.adapters.folder / "z.safetensors", labels={1: "liver", 5: "gall"}, tokens=True)
+    write_champion(service.adapters.folder, "z", labels={1: "liver", 5: "gall"}, tokens=True)
     mask, params = answer(automatic, image, adapter="z")
     assert params["label_names"] == {"liver": 2}
     assert set(np.unique(mask)) <= {0, 2}
