@@ -40,6 +40,7 @@ def serve(clicks: int = 50, json: str | None = None) -> None:
         print(f"first click on a volume: {time.perf_counter() - started:.2f} s")
         time.sleep(20)  # the slices around it are encoded meanwhile
         figures["cached"] = _show("cached click", [ask("ct", 80, n) for n in range(clicks)])
+        figures["encoder"] = _one_slice(ask, figures["cached"]["decoder"]["p50"])
         figures["ahead"] = _beside_background(ask, clicks)
         figures["propagated"] = _propagated(ask)
         figures["info"] = _info_beside_cold_volume(ask)
@@ -97,6 +98,14 @@ class _Asker:
         latencies = jsons.loads(said.text)["latencies"]
         parts = {name: sum(latencies[one] for one in several) for name, several in PARTS.items()}
         return {**parts, "server": total - latencies["total"], "total": total}
+
+
+def _one_slice(ask: _Asker, decoder: float) -> dict[str, float]:
+    """Milliseconds of the encoder's pass over a slice that nobody has encoded: what a click on it takes, without the decoder."""
+    values = [ask("ct", k)["decoder"] - decoder / 1000 for k in (110, 125, 140, 155)]
+    found = {"p50": percentile(values, 50), "most": 1000 * max(values)}
+    print(f"one slice's encoder pass in ms: p50 {found['p50']:.0f}, most {found['most']:.0f}")
+    return found
 
 
 def _beside_background(ask: _Asker, clicks: int) -> dict[str, Any]:
