@@ -19,7 +19,7 @@ APP = ROOT / "monailabel_app"
 def main(  # noqa: PLR0913  a command has options
     studies: str, labels: Any = None, adapters: str | None = None, device: str = "auto", port: int = 8000,
     host: str = "127.0.0.1", token_file: str | None = None, variant: str = "vit_t", origins: Any = None,
-    train_every: int = 0, margin: float = 0.01, drafts: bool = False,
+    train_every: int = 0, margin: float = 0.02, drafts: bool = False,
 ) -> None:  # fmt: skip
     """Serve the images of a folder, until Ctrl-C.
 
