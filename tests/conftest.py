@@ -67,13 +67,13 @@ def small_lora():
     return build_sam_lora(image_size=64)
 
 
-def write_random_adapter(path, **options):
-    """Write an adapter whose LoRA changes the real vit_t at 64 px; returns its network, unmerged."""
+def write_random_adapter(path, strength=0.05, **options):
+    """Write an adapter whose LoRA changes the real vit_t at 64 px by so much; returns its network, unmerged."""
     torch.manual_seed(0)
     network = build_sam_lora(image_size=64, **options).eval().requires_grad_(False)
     for name, tensor in network.adapter_tensors().items():
         if "lora_b_" in name:
-            tensor.normal_(0, 0.05)
+            tensor.normal_(0, strength)
     write_adapter(path, Adapter(network.spec, network.adapter_tensors()))
     return network
 

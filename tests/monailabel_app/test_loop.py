@@ -71,8 +71,8 @@ def test_saved_labels_train_a_challenger_that_answers_once_it_is_promoted(studie
 def test_answers_are_one_adapters_each_while_a_third_is_promoted(studies, tmp_path):
     registry = Registry(studies / ".sam_lora" / "adapters")
     registry.folder.mkdir(parents=True)
-    for number, name in enumerate("abc"):
-        write_random_adapter(registry.folder / f"{name}.safetensors", rank=2 + number)
+    for strength, name in zip((0.05, 0.3, 1.0), "abc", strict=True):
+        write_random_adapter(registry.folder / f"{name}.safetensors", strength)
     registry.promote("a", "")
     with served(studies, "--labels", "ball") as (url, _):
 
