@@ -5,6 +5,7 @@ import json
 import tarfile
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,8 +42,6 @@ def client(app):
 
 def files(app):
     folder = app.parts.datastore._datastore_path
-    from pathlib import Path
-
     return {str(path) for path in Path(folder).parent.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
@@ -163,6 +162,25 @@ def test_an_archive_is_an_image_or_nothing(client, app, tmp_path):
     assert client.delete(f"/session/{session['session_id']}").status_code == 200
 
 
+def test_a_session_is_known_however_its_id_is_written(client, app):
+    content = Path(app.datastore().get_image_uri("a")).read_bytes()
+    one = client.put("/session/", files={"files": ("a.nii.gz", content)}).json()["session_id"]
+    for written in (one, one.replace("-", ""), one.upper()):
+        assert client.get(f"/session/{written}").json()["name"] == one
+        assert client.get(f"/session/{written}?image=true").content == content
+    assert client.delete(f"/session/{one.replace('-', '')}").json()["name"] == one
+    assert client.get(f"/session/{one}").status_code == 404
+
+
+def test_a_session_of_several_files_has_no_one_file(client):
+    files = [("files", (f"{n}.dcm", b"x")) for n in range(2)]
+    session = client.put("/session/", files=files).json()["session_id"]
+    response = client.get(f"/session/{session}?image=true")
+    assert response.status_code == 404
+    assert "holds several files" in response.json()["detail"]
+    client.delete(f"/session/{session}")
+
+
 def test_only_with_the_token(app):
     rules = ServerRules(token="correct horse battery", allowed_origins=("http://viewer.example",))  # noqa: S106
     client = TestClient(create_server(app, rules), base_url="http://localhost", raise_server_exceptions=False)
@@ -254,8 +272,6 @@ def test_answers_come_as_clients_read_them(client):
 
 
 def test_an_image_is_uploaded_looked_up_and_removed(client, app):
-    from pathlib import Path
-
     content = Path(app.datastore().get_image_uri("b")).read_bytes()
     assert client.put("/datastore/?image=up", files={"file": ("any/where.nii.gz", content)}).json() == {"image": "up"}
     assert client.get("/datastore/image?image=up").content == content
