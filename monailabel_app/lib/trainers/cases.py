@@ -10,6 +10,7 @@ import numpy as np
 
 from monailabel_app.lib.datastores.label_names import mapped_label
 from monailabel_app.lib.datastores.local import FINAL, StudiesFolder
+from monailabel_app.lib.datastores.names import DatastoreError
 from monailabel_app.lib.trainers.settings import STRIDE
 from sam_lora.cases import write_nifti
 from sam_lora.files import write_json
@@ -33,8 +34,9 @@ class TrainingCases:
 
     def images(self) -> list[str]:
         """Ids of the images that are trained on."""
-        held_out = set(self.datastore.holdout())
-        return [image for image in sorted(self.datastore.get_labeled_images()) if image not in held_out]
+        labelled = sorted(self.datastore.get_labeled_images())
+        held_out = set(self.datastore.holdout())  # asked last: it knows of whoever is labelled meanwhile
+        return [image for image in labelled if image not in held_out]
 
     def write(self, folder: Path, axis: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Write label maps with the values of the names, and ``datalist.json``, into a folder.
@@ -51,7 +53,7 @@ class TrainingCases:
         Raises:
             ValueError: if a label cannot be used; the sentence names it.
         """
-        held_out = sorted(set(self.datastore.holdout()) & set(self.datastore.get_labeled_images()))
+        held_out = self.datastore.holdout()
         training = [self.entry(image, folder, axis) for image in self.images()]
         self.write_list(folder, training)
         return training, [self.entry(image, folder, axis) for image in held_out]
@@ -66,7 +68,10 @@ class TrainingCases:
         info = self.datastore.get_label_info(image, FINAL)
         array, meta = read_array(Path(self.datastore.get_label_uri(image, FINAL)), "gts")
         self._digests[image] = str(info.get("digest", ""))
-        mapped = mapped_label(array, info.get("label_info"), self.names)
+        try:
+            mapped = mapped_label(array, info.get("label_info"), self.names)
+        except DatastoreError as error:
+            raise DatastoreError(f"The label of {image} cannot be used. {error}") from error
         path = folder / "labels" / f"{image}.nii.gz"
         path.parent.mkdir(exist_ok=True)
         write_nifti(path, mapped.astype(np.uint8 if mapped.max() < 256 else np.int32), meta["affine"])

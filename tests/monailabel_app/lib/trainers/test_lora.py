@@ -107,6 +107,29 @@ def test_who_is_held_out_is_in_no_list_and_labels_get_their_names_values(trainin
     assert (cases.fitting_size(used, "vit_t", 2), cases.slices(used)) == (112, 6)
 
 
+@pytest.mark.parametrize("asked", ["holdout", "get_labeled_images"])
+def test_who_is_labelled_while_a_training_looks_is_not_trained_on_if_held_out(store, tmp_path, monkeypatch, asked):
+    save(store, tmp_path, "p0")
+    ask = getattr(store, asked)
+
+    def ask_then_save(*_):
+        found = ask()
+        monkeypatch.setattr(store, asked, ask)
+        save(store, tmp_path, "p1")
+        return found
+
+    monkeypatch.setattr(store, asked, ask_then_save)
+    assert TrainingCases(store, NAMES).images() == ["p0"]
+    assert store.holdout() == ["p1"]
+
+
+def test_a_label_that_cannot_be_used_is_named(store, tmp_path):
+    save(store, tmp_path, "p0", {"label_info": [{"name": "lung", "idx": 1}]})
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ValueError, match="The label of p0 cannot be used. The label map holds the segment 'lung'"):
+        TrainingCases(store, NAMES).write(tmp_path / "run", 2)
+
+
 @pytest.mark.parametrize("promoted", [True, False])
 def test_a_challenger_is_kept_with_its_pedigree_and_serves_only_if_promoted(
     training, store, tmp_path, trained, monkeypatch, promoted
