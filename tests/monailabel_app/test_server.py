@@ -1,12 +1,15 @@
 """The server's door: holes of a stock server are closed, malformed requests get a sentence, nothing blocks the rest."""
 
+import gzip
 import io
 import json
 import tarfile
+import tempfile
 import threading
 import time
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -55,6 +58,10 @@ def label_file():
 
 def image_file(name="x.nii.gz"):
     return {"file": (name, b"print('run')")}
+
+
+def drawn(shape):
+    return {"label": ("x.nii.gz", gzip.compress(nibabel.Nifti1Image(np.ones(shape, np.uint8), np.eye(4)).to_bytes()))}
 
 
 # request -> (status, part of the sentence); the first rows are the holes of a stock server, by number
@@ -132,6 +139,15 @@ REFUSED = {
     "no label to download": (lambda c: c.get("/datastore/dataset"), 400, "There is no label to download yet"),
     "an unknown listing": (lambda c: c.get("/datastore/?output=x"), 422, "query.output"),
     "info that is no object": (lambda c: c.put("/datastore/image/info?image=a", data={"info": "3"}), 400, "params must be a JSON object"),
+    "an adapter that is none": (lambda c: c.get("/adapters/x"), 404, "adapters has no adapter 'x'; its adapters: r"),
+    "an adapter that is a path": (lambda c: c.get("/adapters/..%2f..%2fa"), 404, "Not Found"),
+    "an adapter by a path's name": (lambda c: c.post("/adapters/..%5c..%5ca/promote"), 404, "adapters has no adapter"),
+    "a champion that is none": (lambda c: c.post("/adapters/x/promote"), 404, "adapters has no adapter 'x'"),
+    "a digest of none": (lambda c: c.post("/adapters/sha256:0/promote"), 404, "has no adapter with the digest sha256:0"),
+    "adapters that nobody compared": (lambda c: c.get("/adapters/compare?first=r&second=r"), 400, "were not judged on a case"),
+    "fewer than none kept": (lambda c: c.post("/adapters/prune?keep=-1"), 400, "keep must be a whole number of at least 0"),
+    "a label of another shape": (lambda c: c.put("/datastore/label?image=a&tag=final", files=drawn((4, 4, 4))), 400, "a.nii.gz has shape (24, 22, 5), its label upload.nii.gz has (4, 4, 4)"),
+    "segments that are words": (lambda c: c.put("/datastore/label?image=a", data={"params": '{"label_info": ["x"]}'}, files=drawn((24, 22, 5))), 400, "label_info must be a list of"),
     "a wrong method": (lambda c: c.delete("/info/"), 405, "Method Not Allowed"),
     "no such page": (lambda c: c.get("/nothing"), 404, "Not Found"),
 }  # fmt: skip
@@ -144,6 +160,8 @@ def test_what_may_not_be_is_refused_with_a_sentence(client, app, name):
     response = ask(client)
     assert response.status_code == status, response.text
     assert sentence in response.json()["detail"]
+    assert str(app.parts.folder.parent) not in response.text
+    assert tempfile.gettempdir() not in response.text
     assert files(app) == before  # nothing was written anywhere
 
 

@@ -118,7 +118,7 @@ def datastore_routes(app: MONAILabelApp, store: StudiesFolder) -> APIRouter:  # 
     return router
 
 
-def session_routes(app: MONAILabelApp) -> APIRouter:
+def session_routes(app: MONAILabelApp) -> APIRouter:  # noqa: C901  one function per route
     """``/session/...``: images that a user brings along, which are not kept."""
     router = APIRouter(prefix="/session")
 
