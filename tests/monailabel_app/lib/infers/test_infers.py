@@ -15,6 +15,7 @@ from monailabel_app.lib.infers.prompted import Prompted
 from monailabel_app.lib.service import ClientGoneError, Service
 from sam_lora.cases import write_nifti
 from sam_lora.prompts import PromptError
+from sam_lora.volumes import Volume
 from tests.conftest import write_champion
 
 NAMES = {1: "spleen", 2: "liver"}
@@ -210,6 +211,21 @@ def test_slices_around_a_click_are_encoded_while_nobody_asks(prompted, service, 
     before = served.embedder.cache.statistics.misses
     answer(prompted, image, roi=[*BOX[:4], 7, 7])
     assert served.embedder.cache.statistics.misses == before
+
+
+def test_however_many_click_one_thread_encodes_ahead(prompted, service, image):
+    with service.device.hold(background=True):  # as while requests keep coming
+        for k in range(8):
+            service._ahead.start(service.adapters.get(), Volume(np.zeros((8, 8, 20), np.uint8) + k), [10])
+        assert [thread.name for thread in threading.enumerate()].count("ahead") == 1
+    for thread in threading.enumerate():
+        if thread.name == "ahead":
+            thread.join(60)
+    embedder = service.adapters.get().embedder
+    assert embedder.holds(Volume(np.zeros((8, 8, 20), np.uint8) + 7), 10)  # the last one that was asked for
+    assert not embedder.holds(Volume(np.zeros((8, 8, 20), np.uint8)), 10)
+    answer(prompted, image, roi=BOX)  # and it begins again
+    assert "ahead" in [thread.name for thread in threading.enumerate()]
 
 
 def test_many_at_once_get_what_one_alone_gets(prompted, image):
