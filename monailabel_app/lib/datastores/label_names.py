@@ -73,7 +73,9 @@ class LabelNames:
 def check_label_info(label_info: Any) -> None:
     """Make sure that a client's list of segments is one; DatastoreError if it is not."""
     if label_info and not (isinstance(label_info, list) and all(isinstance(one, Mapping) for one in label_info)):
-        raise DatastoreError(f'label_info must be a list of {{"name": ...}}, a segment each, got {str(label_info)[:100]}.')
+        raise DatastoreError(
+            f'label_info must be a list of {{"name": ...}}, a segment each, got {str(label_info)[:100]}.'
+        )
 
 
 def mapped_label(

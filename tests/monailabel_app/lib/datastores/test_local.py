@@ -162,8 +162,8 @@ def test_whose_image_it_is_stays_once_it_has_a_label(store, tmp_path):
     store.save_label("a", str(drawn(tmp_path)), "final", {})
     with pytest.raises(DatastoreError, match="'a' is of patient 'q', and that stays"):
         store.update_image_info("a", {"patient": "p"})
+    store.save_label("b", str(drawn(tmp_path)), "final", {})
     with pytest.raises(DatastoreError, match="'b' is of patient 'b', and that stays"):
-        store.save_label("b", str(drawn(tmp_path)), "final", {})
         store.update_image_info("b", {"patient": "q"})
     store.update_image_info("a", {"patient": "q", "note": "x"})
     assert store.get_image_info("a")["note"] == "x"
