@@ -14,7 +14,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monailabel_app.lib.parts import Parts
 from monailabel_app.lib.strategies.unlabelled import strategies
-from monailabel_app.lib.tasks import TaskRunningError, start_task
+from monailabel_app.lib.tasks import TaskRunningError, refuse_running, start_task
 from sam_lora import __version__
 
 logger = logging.getLogger(__name__)
@@ -57,11 +57,23 @@ class SamLoraLabel(MONAILabelApp):
         """What clients show; labels are the names that are annotated now."""
         return {**super().info(), "labels": list(self.parts.labels.read().values())}
 
-    def prepare_train(self, request: dict[str, Any]) -> None:
-        """Make room for a training; ValueError with the reason where it would end before it begins."""
+    def start_training(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Make room for a training and start it.
+
+        Args:
+            request: its settings.
+
+        Returns:
+            The task.
+
+        Raises:
+            ValueError: with the reason, where it would end before it begins.
+            TaskRunningError: if one is running.
+        """
         self.parts.training.check(request, self.parts.datastore)
-        self.parts.warm.stop()
+        refuse_running("train")  # before the caches are emptied for nothing
         self.parts.service.make_room()
+        return start_task("train", {"model": "sam_lora", **request})
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Prepare the next training; begin it, where the server was started so and enough labels are new."""
@@ -69,8 +81,7 @@ class SamLoraLabel(MONAILabelApp):
         self.parts.warm.start(image_id)
         if self.parts.retraining.is_due():
             try:
-                self.prepare_train({})
-                start_task("train", {"model": "sam_lora"})
+                self.start_training({})
             except (ValueError, TaskRunningError) as error:  # the label is saved: the next one asks again
                 logger.info("no training begins by itself: %s", error)
 

@@ -22,6 +22,7 @@ from monailabel_app.lib.http.infer import infer_routes
 from monailabel_app.lib.http.studies import datastore_routes, session_routes
 from monailabel_app.lib.http.tasks import task_routes
 from monailabel_app.lib.service import ClientGoneError
+from monailabel_app.lib.tasks import TaskRunningError
 from sam_lora import __version__
 
 __all__ = ["ServerRules", "create_server"]
@@ -101,6 +102,10 @@ def _add_errors(server: FastAPI, folders: Sequence[Path]) -> None:  # noqa: C901
     def unknown(_: Request, error: MONAILabelException) -> JSONResponse:
         missing = isinstance(error, ImageNotFoundException | LabelNotFoundException)
         return answer(404 if missing else 400, str(error.msg))
+
+    @server.exception_handler(TaskRunningError)
+    def running(_: Request, error: TaskRunningError) -> JSONResponse:
+        return answer(429, str(error))
 
     @server.exception_handler(BusyError)
     def busy(_: Request, error: BusyError) -> JSONResponse:

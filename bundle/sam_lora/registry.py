@@ -136,19 +136,24 @@ class Registry:
                 temporary.write_bytes(source.read_bytes())
         return digest
 
-    def promote(self, name: str, why: str) -> None:
+    def promote(self, name: str, why: str, over: str | None = None) -> None:
         """Make an adapter the champion.
 
         Args:
             name: of the adapter.
             why: is kept with it.
+            over: the champion that it was compared with; None: whichever serves.
 
         Raises:
-            RegistryError: if there is no such adapter.
+            RegistryError: if there is no such adapter, or another champion than ``over`` serves.
             AdapterError: if its file cannot be read, or was altered.
         """
         with self._locked():
-            path = self.path(name)
+            path, serves = self.path(name), self.champion()
+            if over not in (None, serves):
+                raise RegistryError(
+                    f"{name} was compared with {over}, and {serves} serves now: promoting is up to you."
+                )
             read_adapter(path)
             entry = {"name": name, "digest": file_digest(path, "sha256"), "since": _now(), "why": why}
             state = self._state()

@@ -12,6 +12,7 @@ from monailabel_app.lib.infers.automatic import Automatic
 from monailabel_app.lib.infers.prompted import Prompted
 from monailabel_app.lib.scoring.seen import Scoring, SeenFile
 from monailabel_app.lib.service import Service
+from monailabel_app.lib.tasks import is_running
 from monailabel_app.lib.trainers.lora import LoraTraining
 from monailabel_app.lib.trainers.retraining import Retraining
 from monailabel_app.lib.trainers.warm import Warm
@@ -50,7 +51,7 @@ class Parts:
         self.training = LoraTraining(
             self.service.adapters, self.labels.read, records / "training", float(conf.get("margin") or MARGIN)
         )
-        self.warm = Warm(self.training, self.datastore, self.service.device)
+        self.warm = Warm(self.training, self.datastore, self.service.device, lambda: is_running("train"))
         self.retraining = Retraining(self.training, self.datastore, int(conf.get("train_every") or 0))
         self.seen = SeenFile(records / "seen.json")
         self.scoring = Scoring(self.service, self.seen)

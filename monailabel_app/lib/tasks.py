@@ -20,6 +20,12 @@ def is_running(method: str) -> bool:
     return any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks or [])
 
 
+def refuse_running(method: str) -> None:
+    """Make sure that no task of a kind is running; TaskRunningError if one is."""
+    if is_running(method):
+        raise TaskRunningError(f"A task of {method} is running already: wait for its end, or stop it.")
+
+
 def start_task(method: str, request: dict[str, Any]) -> dict[str, Any]:
     """Start a task.
 
@@ -31,8 +37,7 @@ def start_task(method: str, request: dict[str, Any]) -> dict[str, Any]:
         TaskRunningError: if one of this kind is running.
     """
     with _starting:
-        if is_running(method):
-            raise TaskRunningError(f"A task of {method} is running already: wait for its end, or stop it.")
+        refuse_running(method)
         task, reason = AsyncTask.run(method, request=request)
     if task is None:
         raise TaskRunningError(str(reason))

@@ -135,6 +135,15 @@ def test_wrong_questions_get_a_sentence(registry, trained):
         registry.champion()
 
 
+def test_what_was_compared_with_another_champion_is_not_promoted_by_itself(registry, trained):
+    add(registry, trained, "a", "b", "c")
+    registry.promote("a", "", over="none")
+    registry.promote("b", "by hand")
+    with pytest.raises(RegistryError, match="c was compared with a, and b serves now: promoting is up to you"):
+        registry.promote("c", "", over="a")
+    assert registry.champion() == "b"
+
+
 def _promote_many(folder, name, times):
     registry = Registry(folder)
     for _ in range(times):

@@ -60,6 +60,10 @@ class StudiesFolder(SharedFolder):
         with self._reading():
             return str(self._inside(super().get_image_uri(self._known(image_id))))
 
+    def image_shape(self, image_id: str) -> tuple[int, ...]:
+        """``(I, J, K)`` of an image."""
+        return self._grid(Path(self.get_image_uri(image_id)))[0]
+
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Path of the newest label of an image; DatastoreError if there is none."""
         with self._reading() as state:

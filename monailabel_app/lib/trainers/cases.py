@@ -88,10 +88,12 @@ class TrainingCases:
             for one in entries
         ]
 
-    @staticmethod
-    def fitting_size(entries: Sequence[Mapping[str, Any]], variant: str, axis: int) -> int:
-        """The smallest image size that enlarges the largest slice enough, and not above the base's own, in pixels."""
-        shapes = [read_array(Path(entry["image"]), "imgs")[0].shape[:3] for entry in entries]
+    def fitting_size(self, variant: str, axis: int) -> int:
+        """The smallest image size that enlarges the largest slice that is trained on enough, in pixels.
+
+        It is not above the variant's own.
+        """
+        shapes = [self.datastore.image_shape(image) for image in self.images()]
         longest = max(side for shape in shapes for a, side in enumerate(shape) if a != axis)
         wanted = -(-round(longest * _ENLARGED) // STRIDE) * STRIDE
         return min(look_up_variant(variant).image_size, max(wanted, 4 * STRIDE))

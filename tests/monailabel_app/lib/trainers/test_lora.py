@@ -104,7 +104,7 @@ def test_who_is_held_out_is_in_no_list_and_labels_get_their_names_values(trainin
     assert cases.described(held_out) == [
         {"image": "p0", "patient": "p0", "label_digest": store.get_label_info("p0", "final")["digest"]}
     ]
-    assert (cases.fitting_size(used, "vit_t", 2), cases.slices(used)) == (112, 6)
+    assert (cases.fitting_size("vit_t", 2), cases.slices(used)) == (112, 6)
 
 
 @pytest.mark.parametrize("asked", ["holdout", "get_labeled_images"])
@@ -171,6 +171,30 @@ def test_a_training_starts_from_the_champion_where_it_fits_and_else_from_the_bas
     assert "image_size" not in trained[1]  # the champion's
 
 
+def test_a_champion_that_has_the_labels_by_other_values_is_no_start(training, store, tmp_path, trained, monkeypatch):
+    save(store, tmp_path, "p0")
+    monkeypatch.setattr(training, "_judge", lambda *_: verdict(True))
+    training({}, store)
+    monkeypatch.setattr(training, "names", lambda: {1: "liver", 2: "spleen"})
+    assert training.parent(training.check({}, store)) == "none"
+
+
+def test_who_promotes_while_a_challenger_is_judged_has_the_last_word(training, store, tmp_path, trained, monkeypatch):
+    save(store, tmp_path, "p0")
+    monkeypatch.setattr(training, "_judge", lambda *_: verdict(True))
+    first = training({}, store)["adapter"]
+
+    def judge_meanwhile(*_):
+        training.adapters.registry.rollback()
+        return verdict(True)
+
+    monkeypatch.setattr(training, "_judge", judge_meanwhile)
+    done = training({}, store)
+    assert training.adapters.registry.champion() == "none"
+    assert done["promoted"] is False
+    assert f"was compared with {first}, and none serves now" in done["why"]
+
+
 def test_too_little_memory_is_a_sentence_and_the_champion_stays(training, store, tmp_path, monkeypatch):
     save(store, tmp_path, "p0")
 
@@ -194,5 +218,8 @@ def test_a_training_is_due_after_so_many_new_labels(training, store, tmp_path, t
     monkeypatch.setattr(lora.time, "time", lambda: 4e9)  # long after those labels
     training({}, store)
     assert not every.is_due()
+    monkeypatch.setattr(lora.time, "time", lambda: store.get_label_info("p1", "final")["ts"] + 0.9)
+    training({}, store)
+    assert every.new_labels() >= 1  # one of the same second may have come after the training had looked
     with pytest.raises(ValueError, match="train_every must be a number of labels, or 0 for never, got -1"):
         Retraining(training, store, -1)
