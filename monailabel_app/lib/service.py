@@ -19,6 +19,7 @@ from monailabel_app.lib.adapters import Adapters, Served
 from monailabel_app.lib.answers import write_answer
 from monailabel_app.lib.device import Device
 from monailabel_app.lib.images import Images, Study
+from monailabel_app.lib.infers.options import switch
 from sam_lora.cache import TensorCache
 from sam_lora.propagation import Propagation
 from sam_lora.requests import ObjectPrompts, read_requests
@@ -133,10 +134,10 @@ class Service:
         """
         begun = time.perf_counter()
         ending = str(request.get("result_extension") or ".nrrd")
-        compress = request.get("result_compress")
+        compress = request.get("result_compress") is None or switch(request, "result_compress")
         path = write_answer(
             label, found.study.affine, ending if ending.startswith(".") else f".{ending}",
-            str(request.get("result_dtype") or "uint8"), True if compress is None else bool(compress),
+            str(request.get("result_dtype") or "uint8"), compress,
         )  # fmt: skip
         seconds = {**found.seconds, "write": time.perf_counter() - begun}
         return str(path), {

@@ -32,6 +32,7 @@ def app(tmp_path_factory):
     (folder / ".sam_lora" / "adapters").mkdir(parents=True)
     write_champion(folder / ".sam_lora" / "adapters", "r")
     app = SamLoraLabel(str(REPOSITORY / "monailabel_app"), str(folder), {"labels": "spleen,liver"})
+    app._auto_update_scoring = False  # as scripts/serve.py has it
     app._sessions.store_path = str(folder.parent / "sessions")
     return app
 
@@ -297,5 +298,11 @@ def test_an_image_is_uploaded_looked_up_and_removed(client, app):
     assert client.head("/datastore/image?image=up&check_sum=SHA256:00").status_code == 404
     client.put("/datastore/image/info?image=up", data={"info": '{"patient": "p"}'})
     assert client.get("/datastore/image/info?image=up").json()["patient"] == "p"
+    # what somebody says of an image is not what the next one is sent to
+    client.put("/datastore/image/info?image=up", data={"info": '{"id": "a", "path": "/etc/passwd"}'})
+    app.parts.seen.path.write_text('{"up": {"uncertainty": 0.5, "features": [1.0], "adapter_digest": ""}}')
+    found = client.post("/activelearning/uncertainty", json={}).json()
+    app.parts.seen.path.unlink()
+    assert (found["id"], found["path"]) == ("up", app.datastore().get_image_uri("up"))
     assert client.delete("/datastore/image?id=up").status_code == 200
     assert client.get("/datastore/image?image=up").status_code == 404
