@@ -79,11 +79,11 @@ class SamLoraLabel(MONAILabelApp):
         """Prepare the next training; begin it, where the server was started so and enough labels are new."""
         super().on_save_label(image_id, label_id)
         self.parts.warm.start(image_id)
-        if self.parts.retraining.is_due():
-            try:
+        try:
+            if self.parts.retraining.is_due():
                 self.start_training({})
-            except (ValueError, TaskRunningError) as error:  # the label is saved: the next one asks again
-                logger.info("no training begins by itself: %s", error)
+        except (ValueError, TaskRunningError) as error:  # the label is saved: the next one asks again
+            logger.info("no training begins by itself: %s", error)
 
     def on_init_complete(self) -> None:
         """Warm up; only a server does, a training's process has no use for it."""

@@ -195,7 +195,8 @@ class StudiesFolder(SharedFolder):
         with self._locked():
             one = self._datastore.objects[self._known(image_id)]
             patient = patient_of(image_id, one)
-            if is_done(one) and str(info.get("patient") or patient) != patient:
+            was_done = is_done(one) or self._versions.listed(image_id, FINAL)
+            if was_done and str(info.get("patient") or patient) != patient:
                 raise DatastoreError(
                     f"{image_id!r} is of patient {patient!r}, and that stays: whether it is held out was decided by it."
                 )

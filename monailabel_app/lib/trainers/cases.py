@@ -16,6 +16,7 @@ from sam_lora.cases import write_nifti
 from sam_lora.files import write_json
 from sam_lora.networks import look_up_variant
 from sam_lora.reading import read_array
+from sam_lora.weights import file_digest
 
 _ENLARGED = 2.2  # times a slice is enlarged for the network, no further
 
@@ -65,9 +66,11 @@ class TrainingCases:
 
     def entry(self, image: str, folder: Path, axis: int) -> dict[str, Any]:
         """The entry of an image; its label map is written into ``folder``."""
-        info = self.datastore.get_label_info(image, FINAL)
-        array, meta = read_array(Path(self.datastore.get_label_uri(image, FINAL)), "gts")
-        self._digests[image] = str(info.get("digest", ""))
+        info: dict[str, Any] = {}
+        while info != (now := self.datastore.get_label_info(image, FINAL)):  # it is saved meanwhile: read anew
+            info, source = now, Path(self.datastore.get_label_uri(image, FINAL))
+            array, meta = read_array(source, "gts")
+            self._digests[image] = file_digest(source, "sha256")
         try:
             mapped = mapped_label(array, info.get("label_info"), self.names)
         except DatastoreError as error:

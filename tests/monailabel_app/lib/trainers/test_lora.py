@@ -9,6 +9,7 @@ import torch
 
 from monailabel_app.lib.adapters import Adapters
 from monailabel_app.lib.datastores.local import StudiesFolder
+from monailabel_app.lib.trainers import cases as cases_module
 from monailabel_app.lib.trainers import lora
 from monailabel_app.lib.trainers.cases import TrainingCases
 from monailabel_app.lib.trainers.lora import LoraTraining
@@ -18,6 +19,7 @@ from sam_lora.build import build_sam_lora
 from sam_lora.cache import TensorCache
 from sam_lora.cases import write_nifti
 from sam_lora.promotion import Verdict
+from sam_lora.reading import read_array
 
 NAMES = {1: "spleen", 2: "liver"}
 
@@ -121,6 +123,23 @@ def test_who_is_labelled_while_a_training_looks_is_not_trained_on_if_held_out(st
     monkeypatch.setattr(store, asked, ask_then_save)
     assert TrainingCases(store, NAMES).images() == ["p0"]
     assert store.holdout() == ["p1"]
+
+
+def test_a_label_that_is_saved_while_it_is_read_keeps_its_names(store, tmp_path, monkeypatch):
+    save(store, tmp_path, "p0", {"label_info": [{"name": "spleen", "idx": 1}]})
+    (tmp_path / "run").mkdir()
+    read = []
+
+    def read_then_save(path, name):
+        if not read:
+            save(StudiesFolder(str(tmp_path / "studies")), tmp_path, "p0", {"label_info": [{"name": "liver"}]})
+        read.append(path)
+        return read_array(path, name)
+
+    monkeypatch.setattr(cases_module, "read_array", read_then_save)
+    ((entry,), _) = TrainingCases(store, NAMES).write(tmp_path / "run", 2)
+    assert set(np.unique(np.asanyarray(nibabel.load(entry["label"]).dataobj))) == {0, 2}
+    assert len(read) == 2
 
 
 def test_a_label_that_cannot_be_used_is_named(store, tmp_path):
