@@ -8,8 +8,8 @@ from pathlib import Path
 
 import uvicorn
 from monailabel.interfaces.utils.app import app_instance
-from monailabel.utils.async_tasks.task import AsyncTask
 
+from monailabel_app.lib.tasks import stop_task
 from monailabel_app.server import ServerRules, create_server
 
 TASKS = ("train", "scoring", "batch_infer")  # MONAI Label's names for what runs in a process of its own
@@ -26,7 +26,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         for method in TASKS:  # Python would wait for the end of a training before it ends itself
-            AsyncTask.stop(method)
+            stop_task(method)
 
 
 def serve(host: str, port: int, token_file: str | None, origins: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import psutil
 from monailabel.utils.async_tasks.task import AsyncTask
 
 _starting = threading.Lock()  # of two requests at the same moment one starts a task, the other is told that it runs
@@ -18,6 +19,14 @@ def is_running(method: str) -> bool:
     """Whether a task of a kind is running, or about to."""
     tasks, _ = AsyncTask.status(method, all=True)
     return any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks or [])
+
+
+def stop_task(method: str) -> dict[str, Any] | None:
+    """End the task of a kind, and what it has started; None where none is running."""
+    try:
+        return AsyncTask.stop(method)
+    except psutil.NoSuchProcess:  # it ended by itself just now
+        return None
 
 
 def refuse_running(method: str) -> None:

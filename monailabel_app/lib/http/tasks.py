@@ -9,7 +9,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from monailabel_app.lib.http.checks import INFER_PARAMS, TRAIN_PARAMS, allowed, check_params
-from monailabel_app.lib.tasks import start_task
+from monailabel_app.lib.tasks import start_task, stop_task
 
 Params = Annotated[dict[str, Any] | None, Body()]
 
@@ -82,6 +82,6 @@ def _status(method: str) -> Any:
 
 def _stop(method: str) -> Any:
     def stop() -> Any:
-        return AsyncTask.stop(method)
+        return stop_task(method)
 
     return stop

@@ -65,6 +65,21 @@ def test_a_port_in_use_is_said_so(tmp_path):
     assert f"Port {port} of 127.0.0.1 cannot be used" in done.stderr
 
 
+def test_one_that_ended_by_itself_just_now_keeps_no_other_from_being_ended(monkeypatch):
+    async def nothing(_, sockets=None):
+        pass
+
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setattr(uvicorn.Server, "shutdown", nothing)
+    for method, one in ((TASKS[0], ended), (TASKS[1], process)):
+        monkeypatch.setitem(utils.background_tasks, method, [{"id": "1", "status": "RUNNING"}])
+        monkeypatch.setitem(utils.background_processes, method, {"1": one})
+    asyncio.run(_Server(uvicorn.Config(app=None)).shutdown())
+    assert process.wait(10) == -9
+
+
 @pytest.mark.parametrize("method", TASKS)
 def test_what_runs_in_a_process_of_its_own_ends_with_the_server(monkeypatch, method):
     async def nothing(_, sockets=None):
