@@ -15,6 +15,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel_app.lib.parts import Parts
 from monailabel_app.lib.strategies.unlabelled import strategies
 from monailabel_app.lib.tasks import TaskRunningError, refuse_running, start_task
+from monailabel_app.lib.watch import Watch
 from sam_lora import __version__
 
 logger = logging.getLogger(__name__)
@@ -89,4 +90,18 @@ class SamLoraLabel(MONAILabelApp):
         """Warm up; only a server does, a training's process has no use for it."""
         super().on_init_complete()
         self.parts.service.warm_up()
+        if self.parts.drafts:
+            Watch(self.parts.service.adapters.registry, self._refresh).start()
         logger.info("warm: the first click will not wait for the network to load")
+
+    def _refresh(self, champion: str) -> None:
+        """After a promotion: draw drafts of what nobody has labelled anew, and look at all images for the strategies."""
+        logger.info("%s serves: drafts and scores are made anew", champion)
+        for method, request in (
+            ("batch_infer", {"model": "sam_lora_auto", "images": "unlabeled", "save_label": True}),
+            ("scoring", {"method": "uncertainty"}),
+        ):
+            try:
+                start_task(method, request)
+            except TaskRunningError as error:
+                logger.warning("%s", error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import data, encoder, learning, loop, serve, train, volume
+from benchmarks import active_learning, data, encoder, learning, loop, serve, train, volume
 from sam_lora.cli import run
 
 if __name__ == "__main__":
@@ -15,6 +15,7 @@ if __name__ == "__main__":
             "learning": learning.learning,
             "serve": serve.serve,
             "loop": loop.loop,
+            "active_learning": active_learning.active_learning,
             # what the sections start in processes of their own
             "worker": encoder.worker,
             "train_worker": train.train_worker,

@@ -19,7 +19,7 @@ APP = ROOT / "monailabel_app"
 def main(  # noqa: PLR0913  a command has options
     studies: str, labels: Any = None, adapters: str | None = None, device: str = "auto", port: int = 8000,
     host: str = "127.0.0.1", token_file: str | None = None, variant: str = "vit_t", origins: Any = None,
-    train_every: int = 0, margin: float = 0.01,
+    train_every: int = 0, margin: float = 0.02, drafts: bool = False,
 ) -> None:  # fmt: skip
     """Serve the images of a folder, until Ctrl-C.
 
@@ -35,6 +35,7 @@ def main(  # noqa: PLR0913  a command has options
         variant: base that serves before there is an adapter.
         origins: web pages that may use the server from a browser, like http://127.0.0.1:3000.
         train_every: number of new labels after which a training begins by itself; 0: only when a client asks.
+        drafts: after each promotion, segment what nobody has labelled, as drafts that count for nothing.
         margin: Dice that a new adapter may be behind the one that serves, on the held-out cases, and still replace it.
     """
     folder = Path(str(studies)).expanduser().absolute()
@@ -46,7 +47,7 @@ def main(  # noqa: PLR0913  a command has options
     if type(margin) not in (int, float) or not 0 <= margin <= 1:
         raise ValueError(f"margin must be a Dice from 0 to 1, got {margin!r}.")
     conf = {"labels": ",".join(_words(labels)), "adapters": str(adapters or ""), "device": device, "variant": variant,
-            "train_every": str(train_every), "margin": str(margin)}  # fmt: skip
+            "train_every": str(train_every), "margin": str(margin), "drafts": str(bool(drafts)).lower()}  # fmt: skip
     records = folder / ".sam_lora"
     os.environ.update(
         MONAI_LABEL_APP_DIR=str(APP),

@@ -9,6 +9,7 @@ from typing import Any
 from monailabel_app.lib.datastores.label_names import RECORDS, LabelNames
 from monailabel_app.lib.datastores.local import StudiesFolder
 from monailabel_app.lib.infers.automatic import Automatic
+from monailabel_app.lib.infers.options import switch
 from monailabel_app.lib.infers.prompted import Prompted
 from monailabel_app.lib.scoring.seen import Scoring, SeenFile
 from monailabel_app.lib.service import Service
@@ -28,7 +29,7 @@ class Parts:
         conf: ``labels`` (names, comma-separated), ``adapters`` (a folder; by default one in the studies' records),
             ``device`` (auto, cpu, cuda:N), ``variant`` (the base that serves without an adapter), ``train_every``
             (labels after which a training begins by itself, 0 for never), ``margin`` (Dice that a new adapter may be
-            behind the champion); all optional, all strings.
+            behind the champion), ``drafts`` ("true": draw them after each promotion); all optional, all strings.
 
     Raises:
         ValueError: if a setting cannot be used.
@@ -53,6 +54,7 @@ class Parts:
         )
         self.warm = Warm(self.training, self.datastore, self.service.device, lambda: is_running("train"))
         self.retraining = Retraining(self.training, self.datastore, int(conf.get("train_every") or 0))
+        self.drafts = switch(conf, "drafts")
         self.seen = SeenFile(records / "seen.json")
         self.scoring = Scoring(self.service, self.seen)
 

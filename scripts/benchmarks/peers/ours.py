@@ -104,11 +104,11 @@ def _train(job: Job, configs: list[Path], settings: dict[str, Any]) -> dict[str,
             minutes=job.seconds / 60,
             **{name: value for name, value in settings.items() if value is not None},
         )
-    history = json.loads((_run_folder(job) / "history.json").read_text(encoding="utf-8"))
+    history = json.loads((run_folder(job) / "history.json").read_text(encoding="utf-8"))
     return {"seconds": history[-1]["seconds"], "slices": history[-1]["slices"], "history": history}
 
 
-def _run_folder(job: Job) -> Path:
+def run_folder(job: Job) -> Path:
     """The newest run: an earlier one was killed."""
     return max((job.folder / "runs").glob("train-*"), key=lambda path: path.stat().st_mtime)
 
@@ -116,9 +116,9 @@ def _run_folder(job: Job) -> Path:
 def load_preset(job: Job) -> Segmenter:
     """The networks of a preset with their adapters, each asked what it knows."""
     if "prompt_mode" in job.settings:
-        return sam_segmenter(build_sam_lora(adapter=str(_run_folder(job) / ADAPTER)))
+        return sam_segmenter(build_sam_lora(adapter=str(run_folder(job) / ADAPTER)))
     boxed, whole = (
-        sam_segmenter(build_sam_lora(adapter=str(_run_folder(_part(job, name)) / ADAPTER))) for name in PROMPTS
+        sam_segmenter(build_sam_lora(adapter=str(run_folder(_part(job, name)) / ADAPTER))) for name in PROMPTS
     )
 
     def segmenter(truth: CaseTruth, rules: EvaluationRules) -> dict[str, Answer]:
@@ -133,7 +133,7 @@ def load_preset(job: Job) -> Segmenter:
 
 def load_full(job: Job) -> Segmenter:
     """The network that was fine-tuned whole."""
-    path = _run_folder(job) / ADAPTER
+    path = run_folder(job) / ADAPTER
     adapter = read_adapter(path)
     network = build_full(image_size=adapter.spec.image_size, decoder=adapter.spec.decoder)
     network.load_adapter_tensors(adapter.tensors, path)

@@ -242,3 +242,24 @@ def test_a_training_is_due_after_so_many_new_labels(training, store, tmp_path, t
     assert every.new_labels() >= 1  # one of the same second may have come after the training had looked
     with pytest.raises(ValueError, match="train_every must be a number of labels, or 0 for never, got -1"):
         Retraining(training, store, -1)
+
+
+def test_no_hold_out_case_is_ever_trained_on_while_labels_grow(tmp_path, training, trained, monkeypatch):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for n in range(12):
+        write_nifti(folder / f"p{n:02}.nii.gz", np.random.RandomState(n).rand(35, 50, 3).astype(np.float32), np.eye(4))
+    store = StudiesFolder(str(folder))
+    monkeypatch.setattr(training, "_judge", lambda *_: verdict(True))
+    order = np.random.RandomState(0).permutation(12).tolist()
+    for some in (order[:1], order[1:2], order[2:6], order[6:9], order[9:]):
+        for n in some:
+            save(store, tmp_path, f"p{n:02}")
+        training({}, store)
+    registry = training.adapters.registry
+    pedigrees = [registry.pedigree(name) for name in registry.names()]
+    held_out = [{one["image"] for one in pedigree["held_out"]} for pedigree in pedigrees]
+    seen = [{one["image"] for one in pedigree["cases"]} for pedigree in pedigrees]
+    assert sorted(map(len, seen)) == [1, 1, 5, 7, 9]
+    assert max(held_out, key=len) == {f"p{order[n]:02}" for n in (1, 6, 11)}
+    assert not set.union(*held_out) & set.union(*seen)

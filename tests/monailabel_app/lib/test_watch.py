@@ -1,0 +1,46 @@
+"""What follows a promotion."""
+
+import time
+
+import pytest
+
+from monailabel_app.lib.watch import Watch
+from sam_lora.registry import Registry
+from tests.conftest import write_champion
+from tests.monailabel_app.served import wait_for
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return Registry(tmp_path / "adapters")
+
+
+def test_each_change_is_told_once_and_the_champion_at_the_start_is_none(registry):
+    write_champion(registry.folder, "a")
+    told = []
+    watch = Watch(registry, told.append)
+    watch.look()
+    assert told == []
+    write_champion(registry.folder, "b", rank=2)
+    watch.look()
+    watch.look()
+    Registry(registry.folder).rollback()
+    watch.look()
+    assert told == ["b", "a"]
+
+
+def test_it_goes_on_after_a_registry_that_cannot_be_read(registry, caplog):
+    told = []
+    watch = Watch(registry, told.append, seconds=0.01)
+    watch.start()
+    registry.folder.mkdir()
+    (registry.folder / "champion.json").write_text("{")
+    assert wait_for(lambda: "the registry cannot be read" in caplog.text, 10)
+    (registry.folder / "champion.json").unlink()
+    write_champion(registry.folder, "a")
+    assert wait_for(lambda: told == ["a"], 10)
+    watch.stop()
+    time.sleep(0.1)
+    Registry(registry.folder).rollback()
+    time.sleep(0.1)
+    assert told == ["a"]
