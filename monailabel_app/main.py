@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from monailabel.interfaces.app import MONAILabelApp
@@ -14,9 +15,10 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monailabel_app.lib.parts import Parts
 from monailabel_app.lib.strategies.unlabelled import strategies
-from monailabel_app.lib.tasks import TaskRunningError, refuse_running, start_task
+from monailabel_app.lib.tasks import TaskRunningError, refuse_running, start_batch, start_task
 from monailabel_app.lib.watch import Watch
 from sam_lora import __version__
+from sam_lora.registry import BASE
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +98,14 @@ class SamLoraLabel(MONAILabelApp):
 
     def _refresh(self, champion: str) -> None:
         """After a promotion: draw drafts of what nobody has labelled anew, and look at all images for the strategies."""
+        if champion == BASE:  # which finds nothing without a prompt
+            return
         logger.info("%s serves: drafts and scores are made anew", champion)
-        for method, request in (
-            ("batch_infer", {"model": "sam_lora_auto", "images": "unlabeled", "save_label": True}),
-            ("scoring", {"method": "uncertainty"}),
+        for start in (
+            partial(start_batch, "sam_lora_auto", "unlabeled", {}),
+            partial(start_task, "scoring", {"method": "uncertainty"}),
         ):
             try:
-                start_task(method, request)
+                start()
             except TaskRunningError as error:
                 logger.warning("%s", error)

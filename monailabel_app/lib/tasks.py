@@ -21,6 +21,21 @@ def is_running(method: str) -> bool:
     return any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks or [])
 
 
+def start_batch(model: str, images: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Start to draw drafts, one image after the other, on the app's own device.
+
+    Args:
+        model: that draws.
+        images: "all", "labeled" or "unlabeled".
+        request: more of what it is to do, checked.
+
+    Raises:
+        TaskRunningError: if a batch is running.
+    """
+    alone = {"multi_gpu": False, "max_workers": 1}  # MONAI Label would count GPUs, and divide by none
+    return start_task("batch_infer", {"model": model, "images": images, "save_label": True, **alone, **request})
+
+
 def stop_task(method: str) -> dict[str, Any] | None:
     """End the task of a kind, and what it has started; None where none is running."""
     try:

@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from monailabel.utils.async_tasks.task import AsyncTask
 
 from monailabel_app.lib.http.guard import ServerRules
 from monailabel_app.main import SamLoraLabel
@@ -280,6 +281,19 @@ def test_one_inference_keeps_nobody_waiting_and_too_many_are_sent_away(app, monk
         release.set()
         thread.join()
         assert answers[0].json()["detail"] == "released"
+
+
+def test_drafts_after_a_promotion_are_a_batch_as_a_client_starts_it(client, app, monkeypatch):
+    """MONAI Label divides by the number of GPUs, unless it is told that there is one worker."""
+    started = []
+    monkeypatch.setattr(AsyncTask, "run", lambda method, request: (started.append((method, request)) or {}, ""))
+    assert client.post("/batch/infer/sam_lora_auto?images=unlabeled", json={}).status_code == 200
+    app._refresh("r")
+    assert started[1] == started[0]
+    assert started[0][1]["multi_gpu"] is False
+    assert started[2] == ("scoring", {"method": "uncertainty"})
+    app._refresh("none")  # the base draws nothing without a prompt
+    assert len(started) == 3
 
 
 def test_answers_come_as_clients_read_them(client):

@@ -9,7 +9,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from monailabel_app.lib.http.checks import INFER_PARAMS, TRAIN_PARAMS, allowed, check_params
-from monailabel_app.lib.tasks import start_task, stop_task
+from monailabel_app.lib.tasks import start_batch, start_task, stop_task
 
 Params = Annotated[dict[str, Any] | None, Body()]
 
@@ -54,10 +54,7 @@ def task_routes(app: MONAILabelApp) -> APIRouter:
     @router.post("/batch/infer/{model}")
     def batch(model: str, images: Literal["all", "labeled", "unlabeled"] = "unlabeled", params: Params = None) -> Any:
         _known("model", model, app.info()["models"])
-        request = allowed(check_params(params), INFER_PARAMS)
-        # One image after the other, on the app's own device: MONAI Label would count GPUs, and divide by none.
-        alone = {"multi_gpu": False, "max_workers": 1}
-        return start_task("batch_infer", {"model": model, "images": images, "save_label": True, **alone, **request})
+        return start_batch(model, images, allowed(check_params(params), INFER_PARAMS))
 
     for path, method in (("/train/", "train"), ("/scoring/", "scoring"), ("/batch/infer", "batch_infer")):
         router.add_api_route(path, _status(method), methods=["GET"], name=f"{method}_status")
