@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from monailabel.interfaces.app import MONAILabelApp
@@ -14,9 +15,10 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monailabel_app.lib.parts import Parts
 from monailabel_app.lib.strategies.unlabelled import strategies
-from monailabel_app.lib.tasks import TaskRunningError, start_task
+from monailabel_app.lib.tasks import TaskRunningError, refuse_running, start_batch, start_task
 from monailabel_app.lib.watch import Watch
 from sam_lora import __version__
+from sam_lora.registry import BASE
 
 logger = logging.getLogger(__name__)
 
@@ -58,22 +60,33 @@ class SamLoraLabel(MONAILabelApp):
         """What clients show; labels are the names that are annotated now."""
         return {**super().info(), "labels": list(self.parts.labels.read().values())}
 
-    def prepare_train(self, request: dict[str, Any]) -> None:
-        """Make room for a training; ValueError with the reason where it would end before it begins."""
+    def start_training(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Make room for a training and start it.
+
+        Args:
+            request: its settings.
+
+        Returns:
+            The task.
+
+        Raises:
+            ValueError: with the reason, where it would end before it begins.
+            TaskRunningError: if one is running.
+        """
         self.parts.training.check(request, self.parts.datastore)
-        self.parts.warm.stop()
+        refuse_running("train")  # before the caches are emptied for nothing
         self.parts.service.make_room()
+        return start_task("train", {"model": "sam_lora", **request})
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Prepare the next training; begin it, where the server was started so and enough labels are new."""
         super().on_save_label(image_id, label_id)
         self.parts.warm.start(image_id)
-        if self.parts.retraining.is_due():
-            try:
-                self.prepare_train({})
-                start_task("train", {"model": "sam_lora"})
-            except (ValueError, TaskRunningError) as error:  # the label is saved: the next one asks again
-                logger.info("no training begins by itself: %s", error)
+        try:
+            if self.parts.retraining.is_due():
+                self.start_training({})
+        except (ValueError, TaskRunningError) as error:  # the label is saved: the next one asks again
+            logger.info("no training begins by itself: %s", error)
 
     def on_init_complete(self) -> None:
         """Warm up; only a server does, a training's process has no use for it."""
@@ -85,12 +98,14 @@ class SamLoraLabel(MONAILabelApp):
 
     def _refresh(self, champion: str) -> None:
         """After a promotion: draw drafts of what nobody has labelled anew, and look at all images for the strategies."""
+        if champion == BASE:  # which finds nothing without a prompt
+            return
         logger.info("%s serves: drafts and scores are made anew", champion)
-        for method, request in (
-            ("batch_infer", {"model": "sam_lora_auto", "images": "unlabeled", "save_label": True}),
-            ("scoring", {"method": "uncertainty"}),
+        for start in (
+            partial(start_batch, "sam_lora_auto", "unlabeled", {}),
+            partial(start_task, "scoring", {"method": "uncertainty"}),
         ):
             try:
-                start_task(method, request)
+                start()
             except TaskRunningError as error:
                 logger.warning("%s", error)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hmac
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Form, HTTPException, Request
+from fastapi import FastAPI, Form, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+from starlette.exceptions import HTTPException
 
 from monailabel_app.lib.device import BusyError
 from monailabel_app.lib.http.adapters import adapter_routes
@@ -18,9 +22,12 @@ from monailabel_app.lib.http.infer import infer_routes
 from monailabel_app.lib.http.studies import datastore_routes, session_routes
 from monailabel_app.lib.http.tasks import task_routes
 from monailabel_app.lib.service import ClientGoneError
+from monailabel_app.lib.tasks import TaskRunningError
 from sam_lora import __version__
 
 __all__ = ["ServerRules", "create_server"]
+
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^/\s'\",;]+/)+(?=[^/\s'\",;])")  # all of a path but its last name
 
 
 def create_server(app: MONAILabelApp, rules: ServerRules) -> FastAPI:
@@ -34,7 +41,8 @@ def create_server(app: MONAILabelApp, rules: ServerRules) -> FastAPI:
     """
     server = FastAPI(title="SAM-LoRA label server", version=__version__, docs_url="/docs", redoc_url=None)
     server.add_middleware(Guard, rules=rules)
-    _add_errors(server)
+    parts = app.parts
+    _add_errors(server, [parts.service.adapters.folder, parts.folder])
 
     @server.get("/info/")
     def info() -> Any:
@@ -68,11 +76,23 @@ def _add_login(server: FastAPI, token: str) -> None:
         return {}
 
 
-def _add_errors(server: FastAPI) -> None:
-    """Every error that can be foreseen, as a status and a sentence; what cannot is the guard's."""
+def _add_errors(server: FastAPI, folders: Sequence[Path]) -> None:  # noqa: C901  one function per error
+    """Every error that can be foreseen, as a status and a sentence; what cannot is the guard's.
 
-    def answer(status: int, sentence: str) -> JSONResponse:
-        return JSONResponse({"detail": sentence}, status)
+    Args:
+        server: gets the handlers.
+        folders: where the server's files are, which is no client's business.
+    """
+    hidden = [f"{path}/" for folder in folders for path in (folder, folder.resolve())]
+
+    def answer(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        for folder in hidden:
+            sentence = sentence.replace(folder, "")
+        return JSONResponse({"detail": _FOLDERS.sub("", sentence)}, status, headers)
+
+    @server.exception_handler(HTTPException)
+    def said(_: Request, error: HTTPException) -> JSONResponse:
+        return answer(error.status_code, error.detail, error.headers)
 
     @server.exception_handler(ValueError)
     def refused(_: Request, error: ValueError) -> JSONResponse:
@@ -83,9 +103,13 @@ def _add_errors(server: FastAPI) -> None:
         missing = isinstance(error, ImageNotFoundException | LabelNotFoundException)
         return answer(404 if missing else 400, str(error.msg))
 
+    @server.exception_handler(TaskRunningError)
+    def running(_: Request, error: TaskRunningError) -> JSONResponse:
+        return answer(429, str(error))
+
     @server.exception_handler(BusyError)
     def busy(_: Request, error: BusyError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "2"})
+        return answer(503, str(error), {"Retry-After": "2"})
 
     @server.exception_handler(ClientGoneError)
     def gone(_: Request, error: ClientGoneError) -> JSONResponse:

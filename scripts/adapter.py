@@ -148,7 +148,8 @@ def list_(folder: str, trained_on: str | None = None, json: str | None = None) -
 
     Args:
         folder: of adapters.
-        trained_on: only those, removed ones too, that were trained on this image or patient.
+        trained_on: only those, removed ones too, that were trained on this image or patient, or started from one that
+            was.
         json: also write it there.
     """
     registry = _registry(folder)

@@ -29,7 +29,8 @@ def main(  # noqa: PLR0913  a command has options
         adapters: folder of adapters, see `adapter.py list`; trained ones are put there. By default in the studies folder.
         device: auto, cpu or cuda:N.
         port: where to listen.
-        host: of which address; for others than this machine put TLS in front, see SECURITY.md.
+        host: of which address, by which the server may then be called; for others than this machine put TLS in front,
+            see SECURITY.md.
         token_file: file with the secret that clients must give as password; none: whoever reaches the port may use it.
         variant: base that serves before there is an adapter.
         origins: web pages that may use the server from a browser, like http://127.0.0.1:3000.

@@ -16,9 +16,7 @@ from torch.nn import functional as F
 
 REGULARIZATION = 1e-2  # of the mean diagonal of the normal equations
 CONTEXT = 1.0  # background counts within this many box lengths of the object: what is next to it matters
-EXPECTED = (
-    0.4  # score from which a cell counts as the object: a box a little too large misleads less than one too small
-)
+EXPECTED = 0.4  # score from which a cell counts: a box a little too large misleads less than one too small
 STRIDE = 4  # pixels of the mask decoder's answer per cell of the embedding
 
 

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from sam_lora.registry import Registry, RegistryError
+from sam_lora.registry import BASE, Registry, RegistryError
 
 
 def trained_on(registry: Registry, case: str) -> list[str]:
-    """Names of the adapters, removed ones too, that were trained on a case.
+    """Names of the adapters, removed ones too, that were trained on a case, or started from one that was.
 
     Args:
         registry: of adapters.
         case: id of an image, or of a patient.
     """
-    return [
-        name
-        for name in registry.known()
-        if any(case in (one.get("image"), one.get("patient")) for one in registry.pedigree(name).get("cases", []))
-    ]
+    pedigrees = {name: registry.pedigree(name) for name in registry.known()}
+
+    def saw(name: str) -> bool:
+        """A parent is older than its child: this ends."""
+        pedigree = pedigrees.get(name, {})
+        cases = pedigree.get("cases", [])
+        return any(case in (one.get("image"), one.get("patient")) for one in cases) or saw_parent(pedigree)
+
+    def saw_parent(pedigree: dict[str, Any]) -> bool:
+        return pedigree.get("parent", BASE) != BASE and saw(pedigree["parent"])
+
+    return [name for name in pedigrees if saw(name)]
 
 
 def compare_judged(registry: Registry, first: str, second: str) -> dict[str, dict[str, Any]]:

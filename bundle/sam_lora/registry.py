@@ -22,6 +22,7 @@ from sam_lora.weights import file_digest
 
 ENDING = ".safetensors"
 BASE = "none"  # the base without an adapter: what serves before there is a champion
+CHAMPION = "champion"  # what may be asked for instead of a name; its pedigree would lie where the pointer does
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -41,13 +42,13 @@ class Registry:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._pointer = self.folder / "champion.json"
+        self._pointer = self.folder / f"{CHAMPION}.json"
 
     def names(self) -> list[str]:
         """Of all adapters, the newest first."""
         found = {path: _age(path) for path in self.folder.glob(f"*{ENDING}")}
         names = [path.name.removesuffix(ENDING) for path in sorted(found, key=found.__getitem__, reverse=True)]
-        return [name for name in names if _NAME.fullmatch(name) and name != BASE]
+        return [name for name in names if _may_be_called(name)]
 
     def path(self, name: str) -> Path:
         """The file of an adapter; RegistryError if there is none of this name."""
@@ -70,9 +71,14 @@ class Registry:
         raise RegistryError(f"{self.folder} has no adapter with the digest {asked}.")
 
     def champion(self) -> str:
-        """Name of the adapter that serves: the last of the line whose file is there; "none" without one."""
-        there = set(self.names())
-        return next((one["name"] for one in reversed(self.line()) if one["name"] in there), BASE)
+        """Name of the adapter that serves: the last of the line whose file is what was promoted; "none" without one."""
+        return next((one["name"] for one in reversed(self.line()) if self._is_whole(one)), BASE)
+
+    def _is_whole(self, entry: Mapping[str, Any]) -> bool:
+        try:
+            return file_digest(self.folder / f"{entry['name']}{ENDING}", "sha256") == entry["digest"]
+        except FileNotFoundError:
+            return False
 
     def line(self) -> list[dict[str, Any]]:
         """The champions, the first one first, each ``{"name", "digest", "since", "why"}``."""
@@ -116,10 +122,10 @@ class Registry:
             AdapterError: if the file is no adapter, or was altered.
         """
         read_adapter(source)
-        if not _NAME.fullmatch(name) or name == BASE:
+        if not _may_be_called(name):
             raise RegistryError(
-                f"name must be letters, digits, '_', '.' and '-', starting with one of the first two, and not {BASE!r}; "
-                f"got {name!r}."
+                f"name must be letters, digits, '_', '.' and '-', starting with one of the first two, and neither "
+                f"{BASE!r} nor {CHAMPION!r}; got {name!r}."
             )
         with self._locked():
             if name in self.names() or (self.folder / f"{name}.json").exists():  # removed ones keep their pedigree
@@ -130,19 +136,24 @@ class Registry:
                 temporary.write_bytes(source.read_bytes())
         return digest
 
-    def promote(self, name: str, why: str) -> None:
+    def promote(self, name: str, why: str, over: str | None = None) -> None:
         """Make an adapter the champion.
 
         Args:
             name: of the adapter.
             why: is kept with it.
+            over: the champion that it was compared with; None: whichever serves.
 
         Raises:
-            RegistryError: if there is no such adapter.
+            RegistryError: if there is no such adapter, or another champion than ``over`` serves.
             AdapterError: if its file cannot be read, or was altered.
         """
         with self._locked():
-            path = self.path(name)
+            path, serves = self.path(name), self.champion()
+            if over not in (None, serves):
+                raise RegistryError(
+                    f"{name} was compared with {over}, and {serves} serves now: promoting is up to you."
+                )
             read_adapter(path)
             entry = {"name": name, "digest": file_digest(path, "sha256"), "since": _now(), "why": why}
             state = self._state()
@@ -222,6 +233,10 @@ class Registry:
     def _locked(self) -> FileLock:
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / ".lock")
+
+
+def _may_be_called(name: str) -> bool:
+    return bool(_NAME.fullmatch(name)) and name not in (BASE, CHAMPION)
 
 
 def _now() -> str:

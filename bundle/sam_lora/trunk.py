@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -91,7 +92,10 @@ def forget_oldest(folder: Path, max_bytes: int) -> None:
         folder: see :class:`TrunkCache`; may be missing.
         max_bytes: of all its files.
     """
-    found = [(path.stat(), path) for path in folder.glob("*.safetensors")]
+    found = []
+    for path in folder.glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # another process forgets at the same time
+            found.append((path.stat(), path))
     total = sum(status.st_size for status, _ in found)
     for status, path in sorted(found, key=lambda one: one[0].st_mtime_ns):
         if total <= max_bytes:

@@ -13,12 +13,11 @@ from sam_lora.adapter import AdapterError, read_adapter
 from sam_lora.build import Base, build_sam_lora, load_base
 from sam_lora.cache import TensorCache
 from sam_lora.embedding import Embedder
-from sam_lora.registry import BASE, Registry, RegistryError
-from sam_lora.weights import file_digest
+from sam_lora.registry import BASE, CHAMPION, Registry, RegistryError
+from sam_lora.weights import WeightsError, file_digest
 
 logger = logging.getLogger(__name__)
 
-CHAMPION = "champion"  # what a request may ask for besides names, digests and "none"
 _LOADED = 3  # networks kept in memory: the champion, and two that somebody compares it with
 
 
@@ -87,7 +86,7 @@ class Adapters:
         for entry in reversed(self.registry.line()):
             try:
                 return self._load(self.registry.named(entry["name"]), entry["digest"])
-            except (AdapterError, RegistryError) as error:
+            except (AdapterError, RegistryError, WeightsError) as error:
                 key = (entry["name"], entry["digest"])
                 if key not in self._refused:
                     logger.error("The champion %s cannot serve, the one before it does: %s", entry["name"], error)

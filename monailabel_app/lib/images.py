@@ -59,19 +59,25 @@ class Images:
         key = (*_state(path), json.dumps(intensity, sort_keys=True))
         with self._lock:
             reading = self._reading.setdefault(key, threading.Lock())
-        with reading:  # of several requests for a new image one reads
+        try:
+            with reading:  # of several requests for a new image one reads
+                return self._held_or_read(key, path, intensity)
+        finally:
             with self._lock:
-                if key in self._held:
-                    self._held.move_to_end(key)
-                    return self._held[key]
-            array, meta = read_image(path, intensity)
-            study = Study(array, np.asarray(meta["affine"], float), {})
-            with self._lock:
-                self._held[key] = study
-                while len(self._held) > 1 and sum(one.array.nbytes for one in self._held.values()) > self.max_bytes:
-                    self._held.popitem(last=False)
                 self._reading.pop(key, None)
-            return study
+
+    def _held_or_read(self, key: tuple, path: Path, intensity: Mapping[str, Sequence[float]]) -> Study:
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+        array, meta = read_image(path, intensity)
+        study = Study(array, np.asarray(meta["affine"], float), {})
+        with self._lock:
+            self._held[key] = study
+            while len(self._held) > 1 and sum(one.array.nbytes for one in self._held.values()) > self.max_bytes:
+                self._held.popitem(last=False)
+        return study
 
 
 def _state(path: Path) -> tuple:

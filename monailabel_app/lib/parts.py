@@ -6,20 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monailabel_app.lib.datastores.label_names import LabelNames
+from monailabel_app.lib.datastores.label_names import RECORDS, LabelNames
 from monailabel_app.lib.datastores.local import StudiesFolder
 from monailabel_app.lib.infers.automatic import Automatic
 from monailabel_app.lib.infers.options import switch
 from monailabel_app.lib.infers.prompted import Prompted
 from monailabel_app.lib.scoring.seen import Scoring, SeenFile
 from monailabel_app.lib.service import Service
+from monailabel_app.lib.tasks import is_running
 from monailabel_app.lib.trainers.lora import LoraTraining
 from monailabel_app.lib.trainers.retraining import Retraining
 from monailabel_app.lib.trainers.warm import Warm
 from sam_lora.promotion import MARGIN
 from sam_lora.settings import find_device
-
-RECORDS = ".sam_lora"  # in the studies folder: names of labels, hold-out, earlier versions, trainings, scores, sessions
 
 
 class Parts:
@@ -39,10 +38,10 @@ class Parts:
     def __init__(self, studies: str, conf: Mapping[str, Any]) -> None:
         if studies.startswith(("http://", "https://")):
             raise ValueError(f"studies must be a folder; servers like {studies} are not supported yet.")
-        folder = Path(studies).expanduser().absolute()
-        records = folder / RECORDS
-        self.datastore = StudiesFolder(str(folder))
-        self.labels = LabelNames(folder)
+        self.folder = Path(studies).expanduser().absolute()
+        records = self.folder / RECORDS
+        self.datastore = StudiesFolder(str(self.folder))
+        self.labels = LabelNames(self.folder)
         adapters = Path(str(conf.get("adapters") or records / "adapters")).expanduser().absolute()
         device = find_device(str(conf.get("device") or "auto"))
         self.service = Service(adapters, str(device), str(conf.get("variant") or "vit_t"))
@@ -53,7 +52,7 @@ class Parts:
         self.training = LoraTraining(
             self.service.adapters, self.labels.read, records / "training", float(conf.get("margin") or MARGIN)
         )
-        self.warm = Warm(self.training, self.datastore, self.service.device)
+        self.warm = Warm(self.training, self.datastore, self.service.device, lambda: is_running("train"))
         self.retraining = Retraining(self.training, self.datastore, int(conf.get("train_every") or 0))
         self.drafts = switch(conf, "drafts")
         self.seen = SeenFile(records / "seen.json")

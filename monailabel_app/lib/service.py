@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from monailabel_app.lib.adapters import Adapters, Served
 from monailabel_app.lib.answers import write_answer
 from monailabel_app.lib.device import Device
 from monailabel_app.lib.images import Images, Study
+from monailabel_app.lib.infers.options import switch
 from sam_lora.cache import TensorCache
 from sam_lora.propagation import Propagation
 from sam_lora.requests import ObjectPrompts, read_requests
@@ -132,10 +134,10 @@ class Service:
         """
         begun = time.perf_counter()
         ending = str(request.get("result_extension") or ".nrrd")
-        compress = request.get("result_compress")
+        compress = request.get("result_compress") is None or switch(request, "result_compress")
         path = write_answer(
             label, found.study.affine, ending if ending.startswith(".") else f".{ending}",
-            str(request.get("result_dtype") or "uint8"), True if compress is None else bool(compress),
+            str(request.get("result_dtype") or "uint8"), compress,
         )  # fmt: skip
         seconds = {**found.seconds, "write": time.perf_counter() - begun}
         return str(path), {
@@ -213,32 +215,43 @@ class _Ahead:
     def __init__(self, device: Device) -> None:
         self.device = device
         self._lock = threading.Lock()
-        self._round = 0
+        self._next: Iterator[Callable[[], object]] = iter(())  # what is left to encode, a slice each
+        self._works = False  # one thread at most: where clicks keep coming, others would wait for the device for ever
 
     def stop(self) -> None:
         """End what is going on after its current slice: somebody asks for something."""
         with self._lock:
-            self._round += 1
+            self._next = iter(())
 
     def start(self, served: Served, volume: Volume, asked: Sequence[int]) -> None:
         """Begin with the slices nearest to those that were asked for."""
-        with self._lock:
-            self._round += 1
-            number = self._round
         near = sorted(
             {k + step for k in asked for step in range(-AHEAD, AHEAD + 1) if 0 <= k + step < len(volume)},
             key=lambda k: min(abs(k - one) for one in asked),
         )
-        threading.Thread(target=self._work, args=(served, volume, near, number), name="ahead").start()
+        embedder = served.embedder
+        with self._lock:
+            self._next = (partial(embedder.embed, volume, [k]) for k in near if not embedder.holds(volume, k))
+            if self._works:
+                return
+            self._works = True
+        threading.Thread(target=self._work, name="ahead").start()
 
-    def _work(self, served: Served, volume: Volume, slices: Sequence[int], number: int) -> None:
+    def _work(self) -> None:
         try:
-            for k in slices:
-                if served.embedder.holds(volume, k):
-                    continue
-                with self.device.hold(background=True), torch.inference_mode():
-                    if number != self._round or not threading.main_thread().is_alive():
-                        return
-                    served.embedder.embed(volume, [k])
+            while self._encode_one():
+                pass
         except Exception:  # nobody waits for this work: it must say itself why it ended
             logger.exception("encoding ahead ended")
+            with self._lock:
+                self._works = False
+
+    def _encode_one(self) -> bool:
+        """Encode the next slice once nobody asks for anything; whether there was one."""
+        with self.device.hold(background=True), torch.inference_mode():
+            with self._lock:
+                encode = next(self._next, None) if threading.main_thread().is_alive() else None
+                self._works = encode is not None
+            if encode is not None:
+                encode()
+        return encode is not None

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import uvicorn
 from monailabel.interfaces.utils.app import app_instance
-from monailabel.utils.async_tasks.task import AsyncTask
 
+from monailabel_app.lib.tasks import stop_task
 from monailabel_app.server import ServerRules, create_server
 
 TASKS = ("train", "scoring", "batch_infer")  # MONAI Label's names for what runs in a process of its own
@@ -26,7 +26,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         for method in TASKS:  # Python would wait for the end of a training before it ends itself
-            AsyncTask.stop(method)
+            stop_task(method)
 
 
 def serve(host: str, port: int, token_file: str | None, origins: Sequence[str]) -> None:
@@ -47,8 +47,21 @@ def serve(host: str, port: int, token_file: str | None, origins: Sequence[str]) 
     app = app_instance()
     app.server_mode(True)
     app.on_init_complete()
-    rules = ServerRules(token=token, allowed_origins=tuple(origins))
-    _Server(uvicorn.Config(create_server(app, rules), host=host, port=port, log_config=None, access_log=False)).run()
+    server = create_server(app, rules_of(host, token, origins))
+    _Server(uvicorn.Config(server, host=host, port=port, log_config=None, access_log=False)).run()
+
+
+def rules_of(host: str, token: str | None, origins: Sequence[str]) -> ServerRules:
+    """What a server allows that listens on an address: by that it may be called too.
+
+    Args:
+        host: the address.
+        token: see :class:`monailabel_app.lib.http.guard.ServerRules`.
+        origins: likewise.
+    """
+    name = f"[{host}]" if ":" in host else host
+    names = tuple(dict.fromkeys([*ServerRules.allowed_hosts, name]))
+    return ServerRules(token=token, allowed_hosts=names, allowed_origins=tuple(origins))
 
 
 def read_token(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsons
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +90,15 @@ def _train(url: str, entry: Entry, request: dict[str, Any]) -> dict[str, Any]:
     """Start a training, and click until the answer comes from another adapter or the training is over."""
     before, begun = _ask(url, entry)["adapter_digest"], time.perf_counter()
     requests.post(f"{url}/train/sam_lora", json=request, timeout=60).raise_for_status()
-    running: Callable[[], bool] = lambda: (  # noqa: E731
-        requests.get(f"{url}/train/?check_if_running=true", timeout=60).status_code == 200
-    )
     swapped = None
-    while running():
+    while requests.get(f"{url}/train/?check_if_running=true", timeout=60).status_code == 200:
         if swapped is None and _ask(url, entry)["adapter_digest"] != before:
             swapped = time.perf_counter() - begun
         time.sleep(0.5)
     stats = requests.get(f"{url}/info/", timeout=60).json()["train_stats"]["sam_lora"]
     pedigree = requests.get(f"{url}/adapters/{stats['model']}", timeout=60).json()
     total = swapped or time.perf_counter() - begun
-    seconds = {**pedigree["seconds"]}
+    seconds = pedigree["seconds"]
     return {"total": total, "seconds": {**seconds, "start and swap": total - sum(seconds.values())}, "why": stats["why"],
             "scores": {p: {k: v for k, v in one.items() if k != "pairs"} for p, one in pedigree["scores"].items()}}  # fmt: skip
 

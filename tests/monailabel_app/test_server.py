@@ -1,14 +1,19 @@
 """The server's door: holes of a stock server are closed, malformed requests get a sentence, nothing blocks the rest."""
 
+import gzip
 import io
 import json
 import tarfile
+import tempfile
 import threading
 import time
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from monailabel.utils.async_tasks.task import AsyncTask
 
 from monailabel_app.lib.http.guard import ServerRules
 from monailabel_app.main import SamLoraLabel
@@ -28,6 +33,7 @@ def app(tmp_path_factory):
     (folder / ".sam_lora" / "adapters").mkdir(parents=True)
     write_champion(folder / ".sam_lora" / "adapters", "r")
     app = SamLoraLabel(str(REPOSITORY / "monailabel_app"), str(folder), {"labels": "spleen,liver"})
+    app._auto_update_scoring = False  # as scripts/serve.py has it
     app._sessions.store_path = str(folder.parent / "sessions")
     return app
 
@@ -41,8 +47,6 @@ def client(app):
 
 def files(app):
     folder = app.parts.datastore._datastore_path
-    from pathlib import Path
-
     return {str(path) for path in Path(folder).parent.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
@@ -56,6 +60,10 @@ def label_file():
 
 def image_file(name="x.nii.gz"):
     return {"file": (name, b"print('run')")}
+
+
+def drawn(shape):
+    return {"label": ("x.nii.gz", gzip.compress(nibabel.Nifti1Image(np.ones(shape, np.uint8), np.eye(4)).to_bytes()))}
 
 
 # request -> (status, part of the sentence); the first rows are the holes of a stock server, by number
@@ -126,13 +134,23 @@ REFUSED = {
     "an unknown strategy": (lambda c: c.post("/activelearning/x", json={}), 404, "There is no strategy 'x'"),
     "an unknown method": (lambda c: c.post("/scoring/x", json={}), 404, "There is no scoring method 'x'"),
     "an unknown image": (lambda c: c.get("/datastore/image?image=zz"), 404, "There is no image 'zz'"),
-    "an image that is there": (lambda c: c.put("/datastore/image?image=a", files=image_file()), 400, "x.nii.gz"),
+    "an image that is none": (lambda c: c.put("/datastore/image?image=c", files=image_file()), 400, "x.nii.gz"),
+    "an image that is there": (lambda c: c.put("/datastore/image?image=a", files={"file": drawn((4, 4, 4))["label"]}), 400, "There is an image 'a' already"),
     "an unknown label file": (lambda c: c.get("/datastore/label?label=a&tag=final"), 404, "There is no label 'final' of 'a'"),
     "a label that is none": (lambda c: c.put("/datastore/label?image=a&tag=final", files=label_file()), 400, "upload.nii.gz"),
     "a label without a file": (lambda c: c.put("/datastore/label?image=a"), 422, "body.label"),
     "no label to download": (lambda c: c.get("/datastore/dataset"), 400, "There is no label to download yet"),
     "an unknown listing": (lambda c: c.get("/datastore/?output=x"), 422, "query.output"),
     "info that is no object": (lambda c: c.put("/datastore/image/info?image=a", data={"info": "3"}), 400, "params must be a JSON object"),
+    "an adapter that is none": (lambda c: c.get("/adapters/x"), 404, "adapters has no adapter 'x'; its adapters: r"),
+    "an adapter that is a path": (lambda c: c.get("/adapters/..%2f..%2fa"), 404, "Not Found"),
+    "an adapter by a path's name": (lambda c: c.post("/adapters/..%5c..%5ca/promote"), 404, "adapters has no adapter"),
+    "a champion that is none": (lambda c: c.post("/adapters/x/promote"), 404, "adapters has no adapter 'x'"),
+    "a digest of none": (lambda c: c.post("/adapters/sha256:0/promote"), 404, "has no adapter with the digest sha256:0"),
+    "adapters that nobody compared": (lambda c: c.get("/adapters/compare?first=r&second=r"), 400, "were not judged on a case"),
+    "fewer than none kept": (lambda c: c.post("/adapters/prune?keep=-1"), 400, "keep must be a whole number of at least 0"),
+    "a label of another shape": (lambda c: c.put("/datastore/label?image=a&tag=final", files=drawn((4, 4, 4))), 400, "a.nii.gz has shape (24, 22, 5), its label upload.nii.gz has (4, 4, 4)"),
+    "segments that are words": (lambda c: c.put("/datastore/label?image=a", data={"params": '{"label_info": ["x"]}'}, files=drawn((24, 22, 5))), 400, "label_info must be a list of"),
     "a wrong method": (lambda c: c.delete("/info/"), 405, "Method Not Allowed"),
     "no such page": (lambda c: c.get("/nothing"), 404, "Not Found"),
 }  # fmt: skip
@@ -145,6 +163,8 @@ def test_what_may_not_be_is_refused_with_a_sentence(client, app, name):
     response = ask(client)
     assert response.status_code == status, response.text
     assert sentence in response.json()["detail"]
+    assert str(app.parts.folder.parent) not in response.text
+    assert tempfile.gettempdir() not in response.text
     assert files(app) == before  # nothing was written anywhere
 
 
@@ -161,6 +181,25 @@ def test_an_archive_is_an_image_or_nothing(client, app, tmp_path):
     assert response.status_code == 400
     assert not list(tmp_path.parent.rglob("out.txt"))
     assert client.delete(f"/session/{session['session_id']}").status_code == 200
+
+
+def test_a_session_is_known_however_its_id_is_written(client, app):
+    content = Path(app.datastore().get_image_uri("a")).read_bytes()
+    one = client.put("/session/", files={"files": ("a.nii.gz", content)}).json()["session_id"]
+    for written in (one, one.replace("-", ""), one.upper()):
+        assert client.get(f"/session/{written}").json()["name"] == one
+        assert client.get(f"/session/{written}?image=true").content == content
+    assert client.delete(f"/session/{one.replace('-', '')}").json()["name"] == one
+    assert client.get(f"/session/{one}").status_code == 404
+
+
+def test_a_session_of_several_files_has_no_one_file(client):
+    files = [("files", (f"{n}.dcm", b"x")) for n in range(2)]
+    session = client.put("/session/", files=files).json()["session_id"]
+    response = client.get(f"/session/{session}?image=true")
+    assert response.status_code == 404
+    assert "holds several files" in response.json()["detail"]
+    client.delete(f"/session/{session}")
 
 
 def test_only_with_the_token(app):
@@ -244,6 +283,19 @@ def test_one_inference_keeps_nobody_waiting_and_too_many_are_sent_away(app, monk
         assert answers[0].json()["detail"] == "released"
 
 
+def test_drafts_after_a_promotion_are_a_batch_as_a_client_starts_it(client, app, monkeypatch):
+    """MONAI Label divides by the number of GPUs, unless it is told that there is one worker."""
+    started = []
+    monkeypatch.setattr(AsyncTask, "run", lambda method, request: (started.append((method, request)) or {}, ""))
+    assert client.post("/batch/infer/sam_lora_auto?images=unlabeled", json={}).status_code == 200
+    app._refresh("r")
+    assert started[1] == started[0]
+    assert started[0][1]["multi_gpu"] is False
+    assert started[2] == ("scoring", {"method": "uncertainty"})
+    app._refresh("none")  # the base draws nothing without a prompt
+    assert len(started) == 3
+
+
 def test_answers_come_as_clients_read_them(client):
     both = infer(client, roi=BOX, label="liver")
     assert both.headers["content-type"].startswith("multipart/form-data")
@@ -254,8 +306,6 @@ def test_answers_come_as_clients_read_them(client):
 
 
 def test_an_image_is_uploaded_looked_up_and_removed(client, app):
-    from pathlib import Path
-
     content = Path(app.datastore().get_image_uri("b")).read_bytes()
     assert client.put("/datastore/?image=up", files={"file": ("any/where.nii.gz", content)}).json() == {"image": "up"}
     assert client.get("/datastore/image?image=up").content == content
@@ -263,5 +313,11 @@ def test_an_image_is_uploaded_looked_up_and_removed(client, app):
     assert client.head("/datastore/image?image=up&check_sum=SHA256:00").status_code == 404
     client.put("/datastore/image/info?image=up", data={"info": '{"patient": "p"}'})
     assert client.get("/datastore/image/info?image=up").json()["patient"] == "p"
+    # what somebody says of an image is not what the next one is sent to
+    client.put("/datastore/image/info?image=up", data={"info": '{"id": "a", "path": "/etc/passwd"}'})
+    app.parts.seen.path.write_text('{"up": {"uncertainty": 0.5, "features": [1.0], "adapter_digest": ""}}')
+    found = client.post("/activelearning/uncertainty", json={}).json()
+    app.parts.seen.path.unlink()
+    assert (found["id"], found["path"]) == ("up", app.datastore().get_image_uri("up"))
     assert client.delete("/datastore/image?id=up").status_code == 200
     assert client.get("/datastore/image?image=up").status_code == 404

@@ -32,6 +32,14 @@ def test_who_saw_a_patient_is_known_of_removed_adapters_too(registry, trained):
         registry.add(trained, "a", {})  # would hide who the first one was trained on
 
 
+def test_who_started_from_an_adapter_that_saw_a_patient_saw_it_too(registry, trained):
+    """The patient's images are gone from the studies, and from the later trainings' cases."""
+    for name, parent, patient in (("a", "none", "p1"), ("b", "a", "p2"), ("c", "b", "p2"), ("d", "none", "p2")):
+        registry.add(trained, name, {"parent": parent, "cases": [{"image": "image", "patient": patient}]})
+    assert trained_on(registry, "p1") == ["a", "b", "c"]
+    assert trained_on(registry, "p2") == ["b", "c", "d"]
+
+
 def judged(**dice):
     pairs = [{"case": case, "label": "spleen", "champion": 0.0, "challenger": value} for case, value in dice.items()]
     return {"scores": {"jittered_box": {"pairs": pairs}}}

@@ -86,6 +86,16 @@ def test_an_exchanged_file_is_found(registry, trained, tmp_path):
     assert registry.verify() == ["The file of a is another one than was added or promoted."]
 
 
+@pytest.mark.parametrize("content", [b"no adapter", b""])
+def test_a_champion_whose_file_is_no_longer_what_was_promoted_leaves_the_one_before(registry, trained, content):
+    add(registry, trained, "a", "b")
+    registry.promote("a", "")
+    registry.promote("b", "")
+    registry.path("b").write_bytes(content)
+    assert registry.champion() == "a"
+    assert "b.safetensors" in registry.verify()[0]
+
+
 def test_pruning_keeps_the_newest_the_champion_and_the_one_before(registry, trained):
     import os
 
@@ -104,7 +114,7 @@ def test_pruning_keeps_the_newest_the_champion_and_the_one_before(registry, trai
         registry.prune(-1)
 
 
-@pytest.mark.parametrize("name", ["", "none", ".hidden", "../up", "a/b", "a" * 129])
+@pytest.mark.parametrize("name", ["", "none", "champion", ".hidden", "../up", "a/b", "a" * 129])
 def test_names_that_are_no_file_names_are_refused(registry, trained, name):
     with pytest.raises(RegistryError, match="name must be letters, digits"):
         registry.add(trained, name, {})
@@ -123,6 +133,15 @@ def test_wrong_questions_get_a_sentence(registry, trained):
     (registry.folder / "champion.json").write_text("{")
     with pytest.raises(RegistryError, match=r"champion\.json cannot be read"):
         registry.champion()
+
+
+def test_what_was_compared_with_another_champion_is_not_promoted_by_itself(registry, trained):
+    add(registry, trained, "a", "b", "c")
+    registry.promote("a", "", over="none")
+    registry.promote("b", "by hand")
+    with pytest.raises(RegistryError, match="c was compared with a, and b serves now: promoting is up to you"):
+        registry.promote("c", "", over="a")
+    assert registry.champion() == "b"
 
 
 def _promote_many(folder, name, times):

@@ -134,4 +134,7 @@ def test_a_folder_is_kept_within_its_size_the_oldest_go_first(tmp_path):
         os.utime(tmp_path / f"{n}.safetensors", (1e9 + n, 1e9 + n))
     forget_oldest(tmp_path, 25)
     assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["2", "3"]
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "by another process")  # listed, and not there
+    forget_oldest(tmp_path, 15)
+    assert [path.name for path in tmp_path.iterdir() if path.exists()] == ["3.safetensors"]
     forget_oldest(tmp_path / "missing", 0)

@@ -70,6 +70,14 @@ class LabelNames:
         return known
 
 
+def check_label_info(label_info: Any) -> None:
+    """Make sure that a client's list of segments is one; DatastoreError if it is not."""
+    if label_info and not (isinstance(label_info, list) and all(isinstance(one, Mapping) for one in label_info)):
+        raise DatastoreError(
+            f'label_info must be a list of {{"name": ...}}, a segment each, got {str(label_info)[:100]}.'
+        )
+
+
 def mapped_label(
     label: np.ndarray, label_info: Sequence[Mapping[str, Any]] | None, class_names: Mapping[int, str]
 ) -> np.ndarray:
@@ -87,8 +95,9 @@ def mapped_label(
         The same shape, the classes' values.
 
     Raises:
-        DatastoreError: if a value has no name, or a name is no class.
+        DatastoreError: if a value has no name, a name is no class, or ``label_info`` is none.
     """
+    check_label_info(label_info)
     values = {int(value) for value in np.unique(label)} - {0}
     if not label_info:
         unknown = sorted(values - class_names.keys())

@@ -9,6 +9,7 @@ from typing import Any
 from monailabel.datastore.local import DataModel, ImageLabelModel
 from monailabel.interfaces.exception import LabelNotFoundException
 
+from monailabel_app.lib.datastores.label_names import check_label_info
 from monailabel_app.lib.datastores.names import DatastoreError, check_id, check_tag, ending_of
 from monailabel_app.lib.datastores.records import copy_whole
 from monailabel_app.lib.datastores.shared_folder import FINAL, SharedFolder, is_done, patient_of
@@ -58,6 +59,10 @@ class StudiesFolder(SharedFolder):
         """Path of an image; DatastoreError if there is none of this id."""
         with self._reading():
             return str(self._inside(super().get_image_uri(self._known(image_id))))
+
+    def image_shape(self, image_id: str) -> tuple[int, ...]:
+        """``(I, J, K)`` of an image."""
+        return self._grid(Path(self.get_image_uri(image_id)))[0]
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Path of the newest label of an image; DatastoreError if there is none."""
@@ -147,6 +152,7 @@ class StudiesFolder(SharedFolder):
         tag, image_path = check_tag(label_tag), Path(self.get_image_uri(image_id))
         shape, meta = self._grid(image_path)
         read_label(source, shape, image_path, meta)
+        check_label_info((label_info or {}).get("label_info"))
         made_by = "model" if (label_info or {}).get("model") or tag in MODEL_TAGS else "human"
         with self._locked():
             one = self._datastore.objects[self._known(image_id)]
@@ -185,20 +191,28 @@ class StudiesFolder(SharedFolder):
             self._update_datastore_file()
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Add to what is known about an image."""
+        """Add to what is known about an image; whose it is stays once it has a label, or a held-out one could slip out."""
         with self._locked():
-            self._datastore.objects[self._known(image_id)].image.info.update(_plain(info))
+            one = self._datastore.objects[self._known(image_id)]
+            patient = patient_of(image_id, one)
+            was_done = is_done(one) or self._versions.listed(image_id, FINAL)
+            if was_done and str(info.get("patient") or patient) != patient:
+                raise DatastoreError(
+                    f"{image_id!r} is of patient {patient!r}, and that stays: whether it is held out was decided by it."
+                )
+            one.image.info.update(info)
             self._update_datastore_file()
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Add to what is known about a label; who made it, and when, stays."""
+        check_label_info(info.get("label_info"))
         with self._locked():
             self.get_label_uri(label_id, label_tag)
             label = self._datastore.objects[label_id].labels[label_tag]
             kept = {
                 key: label.info[key] for key in ("made_by", "ts", "first_ts", "digest", "name") if key in label.info
             }
-            label.info.update({**_plain(info), **kept})
+            label.info.update({**info, **kept})
             self._versions.describe(label_id, label_tag, label.info)
             self._update_datastore_file()
 
@@ -216,9 +230,3 @@ class StudiesFolder(SharedFolder):
             array, meta = read_array(path, "imgs")
             self._grids[key] = (tuple(array.shape[:3]), meta)
         return self._grids[key]
-
-
-def _plain(info: Any) -> dict[str, Any]:
-    if not isinstance(info, dict):
-        raise DatastoreError(f"info must be a JSON object, got {info!r}.")
-    return info

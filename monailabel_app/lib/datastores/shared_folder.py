@@ -167,7 +167,10 @@ class SharedFolder(LocalDatastore):
         added = int(super()._add_non_existing_labels(tag))
         for image, one in self._datastore.objects.items():
             if tag in one.labels and tag not in before.get(image, set()):
-                one.labels[tag].info = {**one.labels[tag].info, **self._versions.described(image, tag)}
+                described = self._versions.described(image, tag)
+                path = Path(self._datastore.label_path(tag)) / f"{image}{one.labels[tag].ext}"
+                if described.get("digest") == file_digest(path, "sha256"):  # else it was put there by hand
+                    one.labels[tag].info = {**one.labels[tag].info, **described}
         return added
 
     def _known(self, image_id: str) -> str:

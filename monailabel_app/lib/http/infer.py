@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import anyio.from_thread
 from fastapi import APIRouter, File, Form, HTTPException, Request, Response, UploadFile
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.utils.sessions import SessionInfo
 from requests_toolbelt import MultipartEncoder
 
 from monailabel_app.lib.http.checks import INFER_PARAMS, RequestError, allowed, read_params, received
@@ -59,7 +60,7 @@ def infer_routes(app: MONAILabelApp, rules: ServerRules) -> APIRouter:
                 request["image"] = str(stack.enter_context(received(file.file, file.filename)))
             else:
                 request["image"] = (
-                    session_image(app, session_id) if session_id else app.datastore().get_image_uri(image)
+                    find_session(app, session_id)[1].image if session_id else app.datastore().get_image_uri(image)
                 )
             request["max_wait_seconds"] = rules.max_wait_seconds
             request["is_cancelled"] = lambda: anyio.from_thread.run(http.is_disconnected)
@@ -69,16 +70,22 @@ def infer_routes(app: MONAILabelApp, rules: ServerRules) -> APIRouter:
     return router
 
 
-def session_image(app: MONAILabelApp, session_id: str) -> str:
-    """Path of a session's image; 404 where the session has ended or never was."""
+def find_session(app: MONAILabelApp, session_id: str, update_ts: bool = True) -> tuple[str, SessionInfo]:
+    """A session by its id, and the id as it was given out; 404 where the session has ended or never was.
+
+    Args:
+        app: keeps the sessions.
+        session_id: of a client.
+        update_ts: it is used now: its time begins anew.
+    """
     try:
         name = str(uuid.UUID(session_id))
     except ValueError as error:
         raise RequestError(f"session_id must be what PUT /session/ gave, got {session_id[:60]!r}.") from error
-    session = app.sessions().get_session(name)
+    session = app.sessions().get_session(name, update_ts=update_ts)
     if session is None:
         raise HTTPException(404, f"The session {name} has ended: send the image again.")
-    return str(session.image)
+    return name, session
 
 
 def _response(path: Path, params: dict[str, Any], output: str | None) -> Response:

@@ -14,7 +14,7 @@ from monailabel.interfaces.app import MONAILabelApp
 
 from monailabel_app.lib.datastores.local import StudiesFolder
 from monailabel_app.lib.http.checks import RequestError, read_params, received, safe_name
-from monailabel_app.lib.http.infer import session_image
+from monailabel_app.lib.http.infer import find_session
 
 _BLOCK = 1 << 20
 
@@ -118,7 +118,7 @@ def datastore_routes(app: MONAILabelApp, store: StudiesFolder) -> APIRouter:  # 
     return router
 
 
-def session_routes(app: MONAILabelApp) -> APIRouter:
+def session_routes(app: MONAILabelApp) -> APIRouter:  # noqa: C901  one function per route
     """``/session/...``: images that a user brings along, which are not kept."""
     router = APIRouter(prefix="/session")
 
@@ -142,17 +142,18 @@ def session_routes(app: MONAILabelApp) -> APIRouter:
 
     @router.get("/{session_id}", response_model=None)
     def get(session_id: str, update_ts: bool = False, image: bool = False) -> Any:
-        path = session_image(app, session_id)
-        if image:
-            return _file(path)
-        return app.sessions().get_session(session_id, update_ts=update_ts).to_json()
+        name, session = find_session(app, session_id, update_ts or image)
+        if not image:
+            return session.to_json()
+        if not Path(session.image).is_file():
+            raise HTTPException(404, f"The session {name} holds several files: there is no one file to give.")
+        return _file(session.image)
 
     @router.delete("/{session_id}")
     def remove(session_id: str) -> Any:
-        session_image(app, session_id)
-        info = app.sessions().get_session(session_id).to_json()
-        app.sessions().remove_session(session_id)
-        return info
+        name, session = find_session(app, session_id)
+        app.sessions().remove_session(name)
+        return session.to_json()
 
     return router
 

@@ -9,7 +9,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from monailabel_app.lib.http.checks import INFER_PARAMS, TRAIN_PARAMS, allowed, check_params
-from monailabel_app.lib.tasks import TaskRunningError, start_task
+from monailabel_app.lib.tasks import start_batch, start_task, stop_task
 
 Params = Annotated[dict[str, Any] | None, Body()]
 
@@ -27,14 +27,13 @@ def task_routes(app: MONAILabelApp) -> APIRouter:
         _known("strategy", strategy, app.info()["strategies"])
         client = check_params(params).get("client_id")
         found = app.next_sample({"strategy": strategy, "client_id": client if isinstance(client, str) else ""})
-        return {**found, **app.datastore().get_image_info(found["id"])} if found else {}
+        return {**app.datastore().get_image_info(found["id"]), **found} if found else {}
 
     @router.post("/train/{model}")
     def train(model: str, params: Params = None) -> Any:
         _known("trainer", model, app.info()["trainers"])
         request = allowed(check_params(params), TRAIN_PARAMS)
-        app.prepare_train(request)
-        return _start("train", {"model": model, **request})
+        return app.start_training(request)
 
     @router.post("/train/")
     def train_all(params: Params = None) -> Any:
@@ -43,23 +42,19 @@ def task_routes(app: MONAILabelApp) -> APIRouter:
         for model in app.info()["trainers"]:
             given = checked.get(model)
             request = allowed(given if isinstance(given, dict) else {}, TRAIN_PARAMS)
-            app.prepare_train(request)
-            result[model] = {"result": _start("train", {"model": model, **request}), "detail": None}
+            result[model] = {"result": app.start_training(request), "detail": None}
         return result
 
     @router.post("/scoring/{method}")
     def score(method: str, params: Params = None) -> Any:
         _known("scoring method", method, app.info()["scoring"])
         check_params(params)
-        return _start("scoring", {"method": method})
+        return start_task("scoring", {"method": method})
 
     @router.post("/batch/infer/{model}")
     def batch(model: str, images: Literal["all", "labeled", "unlabeled"] = "unlabeled", params: Params = None) -> Any:
         _known("model", model, app.info()["models"])
-        request = allowed(check_params(params), INFER_PARAMS)
-        # One image after the other, on the app's own device: MONAI Label would count GPUs, and divide by none.
-        alone = {"multi_gpu": False, "max_workers": 1}
-        return _start("batch_infer", {"model": model, "images": images, "save_label": True, **alone, **request})
+        return start_batch(model, images, allowed(check_params(params), INFER_PARAMS))
 
     for path, method in (("/train/", "train"), ("/scoring/", "scoring"), ("/batch/infer", "batch_infer")):
         router.add_api_route(path, _status(method), methods=["GET"], name=f"{method}_status")
@@ -70,13 +65,6 @@ def task_routes(app: MONAILabelApp) -> APIRouter:
 def _known(what: str, name: str, among: Any) -> None:
     if name not in among:
         raise HTTPException(404, f"There is no {what} {name[:100]!r}: {', '.join(among) or 'none'} are known.")
-
-
-def _start(method: str, request: dict[str, Any]) -> Any:
-    try:
-        return start_task(method, request)
-    except TaskRunningError as error:
-        raise HTTPException(429, str(error)) from error
 
 
 def _status(method: str) -> Any:
@@ -91,6 +79,6 @@ def _status(method: str) -> Any:
 
 def _stop(method: str) -> Any:
     def stop() -> Any:
-        return AsyncTask.stop(method)
+        return stop_task(method)
 
     return stop

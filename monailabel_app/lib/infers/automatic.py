@@ -8,11 +8,11 @@ from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from monailabel_app.lib.adapters import CHAMPION, Served
+from monailabel_app.lib.adapters import Served
 from monailabel_app.lib.infers.options import AXES, adapter_name, class_name, slice_axis
 from monailabel_app.lib.service import Service
 from sam_lora.prompts import PromptError, token
-from sam_lora.registry import BASE
+from sam_lora.registry import BASE, CHAMPION
 from sam_lora.requests import ObjectPrompts
 from sam_lora.volumes import Volume
 

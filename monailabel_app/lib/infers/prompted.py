@@ -8,11 +8,10 @@ from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from monailabel_app.lib.adapters import CHAMPION
 from monailabel_app.lib.answers import largest_component
 from monailabel_app.lib.infers.options import AXES, adapter_name, class_name, slice_axis, switch
 from monailabel_app.lib.service import Service
-from sam_lora.registry import BASE
+from sam_lora.registry import BASE, CHAMPION
 from sam_lora.requests import ObjectPrompts, by_token, read_requests
 from sam_lora.volumes import Volume
 

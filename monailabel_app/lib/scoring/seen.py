@@ -15,6 +15,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from monailabel_app.lib.service import Service
 from sam_lora.files import write_json
+from sam_lora.reading import CaseError
 from sam_lora.selection import Seen, look_at
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,11 @@ class Scoring(ScoringMethod):
         for number, image in enumerate(images, 1):
             if rows.get(image, {}).get("adapter_digest") == served.digest:
                 continue
-            volume = self.service.images.get(Path(datastore.get_image_uri(image)), served.intensity).volume(2)
+            try:
+                volume = self.service.images.get(Path(datastore.get_image_uri(image)), served.intensity).volume(2)
+            except CaseError as error:  # the strategies give it last; the others are looked at
+                logger.warning("%s, %d of %d, cannot be looked at: %s", image, number, len(images), error)
+                continue
             with self.service.device.hold(background=True), torch.inference_mode():
                 found = look_at(served.embedder, volume, range(len(served.tokens)))
             rows[image] = {

@@ -10,11 +10,13 @@ import numpy as np
 
 from monailabel_app.lib.datastores.label_names import mapped_label
 from monailabel_app.lib.datastores.local import FINAL, StudiesFolder
+from monailabel_app.lib.datastores.names import DatastoreError
 from monailabel_app.lib.trainers.settings import STRIDE
 from sam_lora.cases import write_nifti
 from sam_lora.files import write_json
 from sam_lora.networks import look_up_variant
 from sam_lora.reading import read_array
+from sam_lora.weights import file_digest
 
 _ENLARGED = 2.2  # times a slice is enlarged for the network, no further
 
@@ -33,8 +35,9 @@ class TrainingCases:
 
     def images(self) -> list[str]:
         """Ids of the images that are trained on."""
-        held_out = set(self.datastore.holdout())
-        return [image for image in sorted(self.datastore.get_labeled_images()) if image not in held_out]
+        labelled = sorted(self.datastore.get_labeled_images())
+        held_out = set(self.datastore.holdout())  # asked last: it knows of whoever is labelled meanwhile
+        return [image for image in labelled if image not in held_out]
 
     def write(self, folder: Path, axis: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Write label maps with the values of the names, and ``datalist.json``, into a folder.
@@ -51,7 +54,7 @@ class TrainingCases:
         Raises:
             ValueError: if a label cannot be used; the sentence names it.
         """
-        held_out = sorted(set(self.datastore.holdout()) & set(self.datastore.get_labeled_images()))
+        held_out = self.datastore.holdout()
         training = [self.entry(image, folder, axis) for image in self.images()]
         self.write_list(folder, training)
         return training, [self.entry(image, folder, axis) for image in held_out]
@@ -63,10 +66,15 @@ class TrainingCases:
 
     def entry(self, image: str, folder: Path, axis: int) -> dict[str, Any]:
         """The entry of an image; its label map is written into ``folder``."""
-        info = self.datastore.get_label_info(image, FINAL)
-        array, meta = read_array(Path(self.datastore.get_label_uri(image, FINAL)), "gts")
-        self._digests[image] = str(info.get("digest", ""))
-        mapped = mapped_label(array, info.get("label_info"), self.names)
+        info: dict[str, Any] = {}
+        while info != (now := self.datastore.get_label_info(image, FINAL)):  # it is saved meanwhile: read anew
+            info, source = now, Path(self.datastore.get_label_uri(image, FINAL))
+            array, meta = read_array(source, "gts")
+            self._digests[image] = file_digest(source, "sha256")
+        try:
+            mapped = mapped_label(array, info.get("label_info"), self.names)
+        except DatastoreError as error:
+            raise DatastoreError(f"The label of {image} cannot be used. {error}") from error
         path = folder / "labels" / f"{image}.nii.gz"
         path.parent.mkdir(exist_ok=True)
         write_nifti(path, mapped.astype(np.uint8 if mapped.max() < 256 else np.int32), meta["affine"])
@@ -83,10 +91,12 @@ class TrainingCases:
             for one in entries
         ]
 
-    @staticmethod
-    def fitting_size(entries: Sequence[Mapping[str, Any]], variant: str, axis: int) -> int:
-        """The smallest image size that enlarges the largest slice enough, and not above the base's own, in pixels."""
-        shapes = [read_array(Path(entry["image"]), "imgs")[0].shape[:3] for entry in entries]
+    def fitting_size(self, variant: str, axis: int) -> int:
+        """The smallest image size that enlarges the largest slice that is trained on enough, in pixels.
+
+        It is not above the variant's own.
+        """
+        shapes = [self.datastore.image_shape(image) for image in self.images()]
         longest = max(side for shape in shapes for a, side in enumerate(shape) if a != axis)
         wanted = -(-round(longest * _ENLARGED) // STRIDE) * STRIDE
         return min(look_up_variant(variant).image_size, max(wanted, 4 * STRIDE))

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from monai.bundle import run as run_bundle
 from monailabel.interfaces.tasks.train import TrainTask
 
-from monailabel_app.lib.adapters import Adapters
+from monailabel_app.lib.adapters import Adapters, Served
 from monailabel_app.lib.datastores.local import StudiesFolder
 from monailabel_app.lib.trainers.cases import TrainingCases
 from monailabel_app.lib.trainers.settings import TrainingError, options, read_settings
@@ -26,7 +27,7 @@ from sam_lora.adapter import read_adapter
 from sam_lora.build import build_sam_lora
 from sam_lora.files import write_json
 from sam_lora.promotion import MARGIN, Verdict, judge
-from sam_lora.registry import BASE
+from sam_lora.registry import BASE, RegistryError
 from sam_lora.trunk import forget_oldest
 from sam_lora.weights import file_digest
 
@@ -107,23 +108,25 @@ class LoraTraining(TrainTask):
             ValueError: see :meth:`check`; if a label cannot be used, its sentence names it; if the device has too
                 little memory. The champion stays in each of these cases.
         """
-        clock = _Clock()
+        clock, requested = _Clock(), time.time()
         settings = self.check(request, datastore)
         run = self._new_run()
         cases = TrainingCases(datastore, self.names())
         training, held_out = cases.write(run, settings["axis"])
-        parent = self.parent(settings)
+        parent, registry = self.parent(settings), self.adapters.registry
+        parent_digest = "" if parent == BASE else file_digest(registry.path(parent), "sha256")
         settings |= {
-            "name": run.name, "parent": parent, "device": self.adapters.device, "requested": time.time(),
+            "name": run.name, "parent": parent, "device": self.adapters.device, "requested": requested,
             "training_cases": len(training), "held_out_cases": len(held_out),
         }  # fmt: skip
         write_json(run / "settings.json", settings)
         clock.mark("cases")
         try:
-            self._train(run, settings, training)
+            self._train(run, settings, cases)
             clock.mark("training")
             adapter = sorted(run.glob(_LATEST))[-1]
-            verdict = self._judge(adapter, held_out)
+            champion = self.adapters.get()
+            verdict = self._judge(champion, adapter, held_out)
             clock.mark("judging")
         except torch.OutOfMemoryError as error:
             raise TrainingError(
@@ -131,13 +134,16 @@ class LoraTraining(TrainTask):
                 f"image_size, or the preset decoder."
             ) from error
         pedigree = {
-            "parent": parent, "parent_digest": "" if parent == BASE else file_digest(self.adapters.registry.path(parent), "sha256"),
+            "parent": parent, "parent_digest": parent_digest,
             "cases": cases.described(training), "held_out": cases.described(held_out), "settings": settings,
             "scores": verdict.scores, "why": verdict.why, "code_version": __version__, "seconds": clock.seconds,
         }  # fmt: skip
-        self.adapters.registry.add(adapter, run.name, pedigree)
+        registry.add(adapter, run.name, pedigree)
         if verdict.promoted:
-            self.adapters.registry.promote(run.name, verdict.why)
+            try:
+                registry.promote(run.name, verdict.why, over=champion.name)
+            except RegistryError as error:  # somebody promoted or rolled back while it was judged
+                verdict = replace(verdict, promoted=False, why=str(error))
         write_json(run / "verdict.json", {"promoted": verdict.promoted, "why": verdict.why, "scores": verdict.scores})
         logger.info("%s is %s. %s", run.name, "promoted" if verdict.promoted else "not promoted", verdict.why)
         return {"adapter": run.name, **self.stats(), "seconds": clock.seconds}
@@ -157,9 +163,11 @@ class LoraTraining(TrainTask):
         if settings["start"] == "base" or name == BASE:
             return BASE
         adapter = read_adapter(self.adapters.registry.path(name))
-        learned = {adapter.spec.labels.get(value) for value in adapter.spec.tokens}
+        learned = {value: adapter.spec.labels.get(value) for value in adapter.spec.tokens}
         reasons = [
-            f"it has not learned {label}" for label in self.names().values() if label not in learned
+            f"it has not learned {label}, or by another value than {value}"
+            for value, label in self.names().items()
+            if learned.get(value) != label
         ] + [
             f"its {what} is {is_now}, not {asked}"
             for what, is_now, asked in (
@@ -172,20 +180,18 @@ class LoraTraining(TrainTask):
             logger.info("the training starts from the base and not from %s: %s", name, reasons[0])
         return BASE if reasons else name
 
-    def bundle_options(
-        self, run: Path, settings: Mapping[str, Any], training: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Any]:
+    def bundle_options(self, run: Path, settings: Mapping[str, Any], cases: TrainingCases) -> dict[str, Any]:
         """What the bundle's training is run with.
 
         Args:
             run: folder of the training, with its ``datalist.json``.
             settings: see :meth:`check`, and ``parent``.
-            training: the datalist's entries.
+            cases: all that are trained on.
 
         Returns:
             ``config_file`` and the overrides of it.
         """
-        size = settings["image_size"] or TrainingCases.fitting_size(training, self.adapters.variant, settings["axis"])
+        size = settings["image_size"] or cases.fitting_size(self.adapters.variant, settings["axis"])
         start: dict[str, Any] = {"variant": self.adapters.variant, "image_size": size}
         if settings["parent"] != BASE:
             start = {"adapter": str(self.adapters.registry.path(settings["parent"]))}
@@ -204,20 +210,19 @@ class LoraTraining(TrainTask):
             **start,
         }
 
-    def _train(self, run: Path, settings: Mapping[str, Any], training: Sequence[Mapping[str, Any]]) -> None:
+    def _train(self, run: Path, settings: Mapping[str, Any], cases: TrainingCases) -> None:
         forget_oldest(self.trunk, TRUNK_BYTES)
         run_bundle(
             meta_file=str(CONFIGS / "metadata.json"),
             logging_file=str(CONFIGS / "logging.conf"),
-            **self.bundle_options(run, settings, training),
+            **self.bundle_options(run, settings, cases),
         )
 
-    def _judge(self, adapter: Path, held_out: Sequence[Mapping[str, Any]]) -> Verdict:
+    def _judge(self, champion: Served, adapter: Path, held_out: Sequence[Mapping[str, Any]]) -> Verdict:
         challenger = build_sam_lora(adapter=str(adapter)).to(self.adapters.device).merged()
-        champion = self.adapters.get().embedder.network
         every = max(1, TrainingCases.slices(held_out) // _JUDGED)
         return judge(
-            champion, challenger, held_out, dict(self.names()), self.margin, every,
+            champion.embedder.network, challenger, held_out, dict(self.names()), self.margin, every,
             lambda done, total: logger.info("judging: %d of %d", done, total),
         )  # fmt: skip
 

@@ -36,4 +36,4 @@ class Retraining:
         saved = (
             self.datastore.get_label_info(image, FINAL).get("ts", 0) for image in self.datastore.get_labeled_images()
         )
-        return sum(ts >= since for ts in saved)
+        return sum(ts >= int(since) for ts in saved)  # labels have whole seconds

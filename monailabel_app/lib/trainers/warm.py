@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from sam_lora.trunk import TrunkCache, forget_oldest
 
 logger = logging.getLogger(__name__)
 
+_PAUSE = 2.0  # seconds between two looks whether a training is over
 _MEMORY = 64 << 20  # what is on the disk need not be held too
 
 
@@ -30,25 +32,24 @@ class Warm:
         training: knows the settings, and where activations are kept.
         datastore: the labels.
         device: is only used while no request waits for it.
+        is_training: a training needs what this would take; it does the rest of what was begun itself.
     """
 
-    def __init__(self, training: LoraTraining, datastore: StudiesFolder, device: Device) -> None:
-        self.training, self.datastore, self.device = training, datastore, device
+    def __init__(
+        self, training: LoraTraining, datastore: StudiesFolder, device: Device, is_training: Callable[[], bool]
+    ) -> None:
+        self.training, self.datastore, self.device, self.is_training = training, datastore, device, is_training
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
 
     def start(self, image: str) -> None:
-        """Begin with an image whose label was saved; images are done one after the other."""
-        self._stopped.clear()
+        """Begin with an image whose label was saved, after a training; images are done one after the other."""
         threading.Thread(target=self._work, args=(image,), name="warm", daemon=True).start()
-
-    def stop(self) -> None:
-        """End after the current slice: a training begins, which does the rest itself."""
-        self._stopped.set()
 
     def _work(self, image: str) -> None:
         try:
             with self._lock:
+                while self.is_training():
+                    time.sleep(_PAUSE)
                 self.fill(image)
         except Exception:  # nobody waits for this work: it must say itself why it ended
             logger.exception("activations of %s were not computed", image)
@@ -60,7 +61,7 @@ class Warm:
             image: id of a labelled image.
 
         Returns:
-            How many slices were done; fewer than all where it was stopped, none for a held-out image.
+            How many slices were done; fewer than all where a training began, none for a held-out image.
         """
         cases = TrainingCases(self.datastore, self.training.names())
         settings = read_settings({}, self.training.preset)
@@ -76,7 +77,7 @@ class Warm:
     def _fill(self, run: Any, cases: TrainingCases, image: str, settings: Mapping[str, Any]) -> int:
         entry = cases.entry(image, run, settings["axis"])
         cases.write_list(run, [entry])
-        options = self.training.bundle_options(run, {**settings, "parent": self.training.parent(settings)}, [entry])
+        options = self.training.bundle_options(run, {**settings, "parent": self.training.parent(settings)}, cases)
         parser = ConfigParser(ConfigParser.load_config_files(options.pop("config_file")))
         parser.update(options)
         dataset, network = (parser.get_parsed_content(name) for name in ("train#dataset", "network"))
@@ -85,7 +86,7 @@ class Warm:
         for index in range(len(dataset) * max(1, dataset.versions)):
             sample = torch.as_tensor(dataset[index]["image"])[None]
             with self.device.hold(background=True), torch.inference_mode():
-                if self._stopped.is_set() or not threading.main_thread().is_alive():
+                if self.is_training() or not threading.main_thread().is_alive():
                     return done
                 trunk(sample.to(self.device.name))
             done += 1

@@ -69,7 +69,7 @@ def test_a_replaced_file_is_loaded_anew(adapters):
 
 @pytest.mark.parametrize("fault", ["broken", "exchanged", "gone"])
 def test_a_champion_that_cannot_serve_leaves_the_one_before_and_the_log_says_so_once(adapters, caplog, fault):
-    put(adapters, "good", 20)
+    put(adapters, "good", 20, labels={1: "spleen"})
     path = put(adapters, "bad", 10)
     for name in ("good", "bad"):
         adapters.registry.promote(name, "")
@@ -82,6 +82,7 @@ def test_a_champion_that_cannot_serve_leaves_the_one_before_and_the_log_says_so_
     with caplog.at_level(logging.ERROR):
         assert adapters.get().name == "good"
         assert adapters.get().name == "good"
+    assert adapters.champion_labels() == {1: "spleen"}  # a server starts with it, a training starts from it
     said = [record.getMessage() for record in caplog.records]
     assert len([line for line in said if "The champion bad cannot serve, the one before it does" in line]) == 1
     (adapters.folder / "good.safetensors").unlink()

@@ -26,6 +26,11 @@ def test_an_image_is_read_once_by_all_who_ask(tmp_path):
     assert all(one is found[0] for one in found)
     assert found[0].volume(2) is found[0].volume(2)
     assert images.get(path, {"window": [0.5, 1.0]}) is not found[0]
+    images.get(path, DEFAULT_INTENSITY)
+    (tmp_path / "b.nii.gz").write_bytes(b"no image")
+    with pytest.raises(CaseError):
+        images.get(tmp_path / "b.nii.gz", DEFAULT_INTENSITY)
+    assert not images._reading  # nothing of a request is left
 
 
 def test_a_changed_file_is_read_anew(tmp_path):

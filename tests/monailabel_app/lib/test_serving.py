@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from monailabel.utils.async_tasks import utils
 
-from monailabel_app.lib.serving import TASKS, _Server, read_token, serve
+from monailabel_app.lib.serving import TASKS, _Server, read_token, rules_of, serve
 from tests.conftest import REPOSITORY, run_python
 
 
@@ -27,6 +27,16 @@ def test_a_token_is_long_enough_and_there(tmp_path):
 def test_others_come_only_with_a_token():
     with pytest.raises(ValueError, match=r"host 0\.0\.0\.0 can be reached by others: give --token_file too"):
         serve("0.0.0.0", 8000, None, [])  # noqa: S104  that is what is refused
+
+
+@pytest.mark.parametrize(
+    ("host", "name"), [("192.0.2.7", "192.0.2.7"), ("2001:db8::7", "[2001:db8::7]"), ("127.0.0.1", "localhost")]
+)
+def test_a_server_may_be_called_by_the_address_it_listens_on(host, name):
+    rules = rules_of(host, "t" * 16, ["http://viewer.example"])
+    assert name in rules.allowed_hosts
+    assert len(set(rules.allowed_hosts)) == len(rules.allowed_hosts) <= 4
+    assert (rules.token, rules.allowed_origins) == ("t" * 16, ("http://viewer.example",))
 
 
 @pytest.mark.parametrize(
@@ -53,6 +63,21 @@ def test_a_port_in_use_is_said_so(tmp_path):
         done = run_python(REPOSITORY / "scripts" / "serve.py", "--studies", ".", "--port", port, cwd=tmp_path)
     assert done.returncode == 1
     assert f"Port {port} of 127.0.0.1 cannot be used" in done.stderr
+
+
+def test_one_that_ended_by_itself_just_now_keeps_no_other_from_being_ended(monkeypatch):
+    async def nothing(_, sockets=None):
+        pass
+
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setattr(uvicorn.Server, "shutdown", nothing)
+    for method, one in ((TASKS[0], ended), (TASKS[1], process)):
+        monkeypatch.setitem(utils.background_tasks, method, [{"id": "1", "status": "RUNNING"}])
+        monkeypatch.setitem(utils.background_processes, method, {"1": one})
+    asyncio.run(_Server(uvicorn.Config(app=None)).shutdown())
+    assert process.wait(10) == -9
 
 
 @pytest.mark.parametrize("method", TASKS)

@@ -55,3 +55,5 @@ def test_what_has_no_name_or_no_class_is_refused():
         mapped_label(np.array([1]), [{"name": "lung"}], NAMES)
     with pytest.raises(DatastoreError, match="known are none: start with --labels"):
         mapped_label(np.array([1]), None, {})
+    with pytest.raises(DatastoreError, match="label_info must be a list of"):
+        mapped_label(np.array([1]), ["spleen"], NAMES)

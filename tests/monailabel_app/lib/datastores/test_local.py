@@ -146,6 +146,41 @@ def test_a_model_s_label_is_marked_and_never_counts(store, tmp_path):
     assert store.get_label_info("b", "final")["round"] == 3
 
 
+def test_what_a_client_says_of_its_segments_is_a_list_of_them_or_refused(store, tmp_path):
+    for wrong in (["spleen"], "spleen", {"name": "spleen"}):
+        with pytest.raises(DatastoreError, match="label_info must be a list of"):
+            store.save_label("a", str(drawn(tmp_path)), "final", {"label_info": wrong})
+    assert store.get_labeled_images() == []
+    store.save_label("a", str(drawn(tmp_path)), "final", {"label_info": [{"name": "spleen", "idx": 1}]})
+    with pytest.raises(DatastoreError, match="label_info must be a list of"):
+        store.update_label_info("a", "final", {"label_info": ["spleen"]})
+
+
+def test_a_label_that_is_put_there_by_hand_is_not_what_was_said_of_another(store, folder, tmp_path):
+    store.save_label("a", str(drawn(tmp_path)), "final", {"model": "sam_lora", "round": 3})
+    store.remove_label("a", "final")
+    (folder / "labels" / "final" / "a.nii.gz").write_bytes(drawn(tmp_path, 2).read_bytes())
+    info = StudiesFolder(str(folder)).get_label_info("a", "final")
+    assert not {"round", "model", "made_by"} & info.keys()
+    assert StudiesFolder(str(folder)).get_labeled_images() == ["a"]
+
+
+def test_whose_image_it_is_stays_once_it_has_a_label(store, tmp_path):
+    store.update_image_info("a", {"patient": "p"})
+    store.update_image_info("a", {"patient": "q"})
+    store.save_label("a", str(drawn(tmp_path)), "final", {})
+    with pytest.raises(DatastoreError, match="'a' is of patient 'q', and that stays"):
+        store.update_image_info("a", {"patient": "p"})
+    store.save_label("b", str(drawn(tmp_path)), "final", {})
+    with pytest.raises(DatastoreError, match="'b' is of patient 'b', and that stays"):
+        store.update_image_info("b", {"patient": "q"})
+    store.remove_label("a", "final")
+    with pytest.raises(DatastoreError, match="'a' is of patient 'q', and that stays"):
+        store.update_image_info("a", {"patient": "p"})
+    store.update_image_info("a", {"patient": "q", "note": "x"})
+    assert store.get_image_info("a")["note"] == "x"
+
+
 def test_the_second_patient_and_every_fifth_after_it_stays_held_out(folder, tmp_path):
     for n in range(12):
         (folder / f"p{n:02d}.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes())

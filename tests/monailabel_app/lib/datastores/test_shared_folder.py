@@ -23,7 +23,7 @@ def test_two_stores_of_one_folder_lose_nothing_of_each_other(folder, store, tmp_
     store.save_label("a", str(drawn(tmp_path)), "final", {})
     other.update_image_info("b", {"patient": "p"})
     other.save_label("c", str(drawn(tmp_path)), "final", {})
-    store.update_image_info("c", {"patient": "q"})
+    store.update_image_info("c", {"note": "q"})
     for one in (store, other, StudiesFolder(str(folder))):
         assert sorted(one.get_labeled_images()) == ["a", "c"]
         assert one.get_image_info("b")["patient"] == "p"

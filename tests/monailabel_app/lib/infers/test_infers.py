@@ -15,6 +15,7 @@ from monailabel_app.lib.infers.prompted import Prompted
 from monailabel_app.lib.service import ClientGoneError, Service
 from sam_lora.cases import write_nifti
 from sam_lora.prompts import PromptError
+from sam_lora.volumes import Volume
 from tests.conftest import write_champion
 
 NAMES = {1: "spleen", 2: "liver"}
@@ -210,6 +211,36 @@ def test_slices_around_a_click_are_encoded_while_nobody_asks(prompted, service, 
     before = served.embedder.cache.statistics.misses
     answer(prompted, image, roi=[*BOX[:4], 7, 7])
     assert served.embedder.cache.statistics.misses == before
+
+
+def test_compression_may_be_switched_off_in_words(prompted, image):
+    sizes = [
+        Path(prompted({"image": str(image), "roi": BOX, "result_compress": one})[0]).stat().st_size
+        for one in (False, "false", True, "", None)
+    ]
+    assert sizes[0] == sizes[1] > np.prod(SHAPE) > max(sizes[2], sizes[4])
+    with pytest.raises(PromptError, match="result_compress must be true or false, got 'maybe'"):
+        prompted({"image": str(image), "roi": BOX, "result_compress": "maybe"})
+
+
+def test_however_many_click_one_thread_encodes_ahead(service):
+    embedder, before = service.adapters.get().embedder, set(threading.enumerate())
+    volumes = [Volume(np.full((8, 8, 20), value, np.uint8)) for value in range(8)]
+
+    def started():
+        return [thread for thread in threading.enumerate() if thread.name == "ahead" and thread not in before]
+
+    with service.device.hold(background=True):  # as while requests keep coming
+        for some in volumes[:-1]:
+            service._ahead.start(service.adapters.get(), some, [10])
+        assert len(started()) == 1
+    for last in volumes[-2:]:  # the last one that was asked for, and one after all were done
+        service._ahead.start(service.adapters.get(), last, [10])
+        for thread in started():
+            thread.join(60)
+        assert all(embedder.holds(last, k) for k in range(2, 19))
+    assert not embedder.holds(volumes[0], 3)
+    assert started() == []
 
 
 def test_many_at_once_get_what_one_alone_gets(prompted, image):

@@ -71,6 +71,13 @@ def test_without_tokens_images_have_looks_and_no_uncertainty(service, store, tmp
     assert all(abs(np.linalg.norm(one.features) - 1) < 1e-3 for one in seen.read().values())
 
 
+def test_an_image_that_cannot_be_read_keeps_no_other_from_being_looked_at(service, store, tmp_path, caplog):
+    (tmp_path / "studies" / "p1.nii.gz").write_bytes(b"no image")
+    seen = SeenFile(tmp_path / "seen.json")
+    assert sorted(Scoring(service, seen)({}, store)) == ["p0", "p2"]
+    assert "p1, 2 of 3, cannot be looked at" in caplog.text
+
+
 def test_an_image_that_is_gone_is_forgotten(service, store, tmp_path):
     seen = SeenFile(tmp_path / "seen.json")
     seen.path.write_text(json.dumps({"gone": {"uncertainty": 1, "features": [1], "adapter_digest": ""}}))

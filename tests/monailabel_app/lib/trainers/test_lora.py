@@ -9,6 +9,7 @@ import torch
 
 from monailabel_app.lib.adapters import Adapters
 from monailabel_app.lib.datastores.local import StudiesFolder
+from monailabel_app.lib.trainers import cases as cases_module
 from monailabel_app.lib.trainers import lora
 from monailabel_app.lib.trainers.cases import TrainingCases
 from monailabel_app.lib.trainers.lora import LoraTraining
@@ -18,6 +19,7 @@ from sam_lora.build import build_sam_lora
 from sam_lora.cache import TensorCache
 from sam_lora.cases import write_nifti
 from sam_lora.promotion import Verdict
+from sam_lora.reading import read_array
 
 NAMES = {1: "spleen", 2: "liver"}
 
@@ -104,7 +106,47 @@ def test_who_is_held_out_is_in_no_list_and_labels_get_their_names_values(trainin
     assert cases.described(held_out) == [
         {"image": "p0", "patient": "p0", "label_digest": store.get_label_info("p0", "final")["digest"]}
     ]
-    assert (cases.fitting_size(used, "vit_t", 2), cases.slices(used)) == (112, 6)
+    assert (cases.fitting_size("vit_t", 2), cases.slices(used)) == (112, 6)
+
+
+@pytest.mark.parametrize("asked", ["holdout", "get_labeled_images"])
+def test_who_is_labelled_while_a_training_looks_is_not_trained_on_if_held_out(store, tmp_path, monkeypatch, asked):
+    save(store, tmp_path, "p0")
+    ask = getattr(store, asked)
+
+    def ask_then_save(*_):
+        found = ask()
+        monkeypatch.setattr(store, asked, ask)
+        save(store, tmp_path, "p1")
+        return found
+
+    monkeypatch.setattr(store, asked, ask_then_save)
+    assert TrainingCases(store, NAMES).images() == ["p0"]
+    assert store.holdout() == ["p1"]
+
+
+def test_a_label_that_is_saved_while_it_is_read_keeps_its_names(store, tmp_path, monkeypatch):
+    save(store, tmp_path, "p0", {"label_info": [{"name": "spleen", "idx": 1}]})
+    (tmp_path / "run").mkdir()
+    read = []
+
+    def read_then_save(path, name):
+        if not read:
+            save(StudiesFolder(str(tmp_path / "studies")), tmp_path, "p0", {"label_info": [{"name": "liver"}]})
+        read.append(path)
+        return read_array(path, name)
+
+    monkeypatch.setattr(cases_module, "read_array", read_then_save)
+    ((entry,), _) = TrainingCases(store, NAMES).write(tmp_path / "run", 2)
+    assert set(np.unique(np.asanyarray(nibabel.load(entry["label"]).dataobj))) == {0, 2}
+    assert len(read) == 2
+
+
+def test_a_label_that_cannot_be_used_is_named(store, tmp_path):
+    save(store, tmp_path, "p0", {"label_info": [{"name": "lung", "idx": 1}]})
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ValueError, match="The label of p0 cannot be used. The label map holds the segment 'lung'"):
+        TrainingCases(store, NAMES).write(tmp_path / "run", 2)
 
 
 @pytest.mark.parametrize("promoted", [True, False])
@@ -148,6 +190,30 @@ def test_a_training_starts_from_the_champion_where_it_fits_and_else_from_the_bas
     assert "image_size" not in trained[1]  # the champion's
 
 
+def test_a_champion_that_has_the_labels_by_other_values_is_no_start(training, store, tmp_path, trained, monkeypatch):
+    save(store, tmp_path, "p0")
+    monkeypatch.setattr(training, "_judge", lambda *_: verdict(True))
+    training({}, store)
+    monkeypatch.setattr(training, "names", lambda: {1: "liver", 2: "spleen"})
+    assert training.parent(training.check({}, store)) == "none"
+
+
+def test_who_promotes_while_a_challenger_is_judged_has_the_last_word(training, store, tmp_path, trained, monkeypatch):
+    save(store, tmp_path, "p0")
+    monkeypatch.setattr(training, "_judge", lambda *_: verdict(True))
+    first = training({}, store)["adapter"]
+
+    def judge_meanwhile(*_):
+        training.adapters.registry.rollback()
+        return verdict(True)
+
+    monkeypatch.setattr(training, "_judge", judge_meanwhile)
+    done = training({}, store)
+    assert training.adapters.registry.champion() == "none"
+    assert done["promoted"] is False
+    assert f"was compared with {first}, and none serves now" in done["why"]
+
+
 def test_too_little_memory_is_a_sentence_and_the_champion_stays(training, store, tmp_path, monkeypatch):
     save(store, tmp_path, "p0")
 
@@ -171,6 +237,9 @@ def test_a_training_is_due_after_so_many_new_labels(training, store, tmp_path, t
     monkeypatch.setattr(lora.time, "time", lambda: 4e9)  # long after those labels
     training({}, store)
     assert not every.is_due()
+    monkeypatch.setattr(lora.time, "time", lambda: store.get_label_info("p1", "final")["ts"] + 0.9)
+    training({}, store)
+    assert every.new_labels() >= 1  # one of the same second may have come after the training had looked
     with pytest.raises(ValueError, match="train_every must be a number of labels, or 0 for never, got -1"):
         Retraining(training, store, -1)
 
@@ -191,6 +260,6 @@ def test_no_hold_out_case_is_ever_trained_on_while_labels_grow(tmp_path, trainin
     pedigrees = [registry.pedigree(name) for name in registry.names()]
     held_out = [{one["image"] for one in pedigree["held_out"]} for pedigree in pedigrees]
     seen = [{one["image"] for one in pedigree["cases"]} for pedigree in pedigrees]
-    assert sorted(map(len, seen)) == [1, 1, 4, 7, 9]
+    assert sorted(map(len, seen)) == [1, 1, 5, 7, 9]
     assert max(held_out, key=len) == {f"p{order[n]:02}" for n in (1, 6, 11)}
     assert not set.union(*held_out) & set.union(*seen)
