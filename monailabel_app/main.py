@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import Any
 
 from monailabel.interfaces.app import MONAILabelApp
@@ -15,7 +14,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monailabel_app.lib.parts import Parts
 from monailabel_app.lib.strategies.unlabelled import strategies
-from monailabel_app.lib.tasks import TaskRunningError, refuse_running, start_batch, start_task
+from monailabel_app.lib.tasks import TaskRunningError, is_running, refuse_running, start_batch, start_task
 from monailabel_app.lib.watch import Watch
 from sam_lora import __version__
 from sam_lora.registry import BASE
@@ -96,16 +95,20 @@ class SamLoraLabel(MONAILabelApp):
             Watch(self.parts.service.adapters.registry, self._refresh).start()
         logger.info("warm: the first click will not wait for the network to load")
 
-    def _refresh(self, champion: str) -> None:
-        """After a promotion: draw drafts of what nobody has labelled anew, and look at all images for the strategies."""
+    def _refresh(self, champion: str) -> bool:
+        """After a promotion: draw drafts of what nobody has labelled anew, and look at all images for the strategies.
+
+        Args:
+            champion: what serves now.
+
+        Returns:
+            Whether it was begun, or there is nothing to do; False while the work for an earlier champion goes on.
+        """
         if champion == BASE:  # which finds nothing without a prompt
-            return
+            return True
+        if is_running("batch_infer") or is_running("scoring"):
+            return False
         logger.info("%s serves: drafts and scores are made anew", champion)
-        for start in (
-            partial(start_batch, "sam_lora_auto", "unlabeled", {}),
-            partial(start_task, "scoring", {"method": "uncertainty"}),
-        ):
-            try:
-                start()
-            except TaskRunningError as error:
-                logger.warning("%s", error)
+        start_batch("sam_lora_auto", "unlabeled", {})
+        start_task("scoring", {"method": "uncertainty"})
+        return True

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from monailabel_app.lib.tasks import TaskRunningError
 from sam_lora.registry import Registry, RegistryError
 
 logger = logging.getLogger(__name__)
@@ -16,11 +17,12 @@ class Watch:
 
     Args:
         registry: whose champion may change.
-        then: is called with the new champion's name, "none" for the base.
+        then: is called with the new champion's name, "none" for the base; where it says False it is called again at the
+            next look.
         seconds: between two looks.
     """
 
-    def __init__(self, registry: Registry, then: Callable[[str], None], seconds: float = 5.0) -> None:
+    def __init__(self, registry: Registry, then: Callable[[str], bool], seconds: float = 5.0) -> None:
         self.registry, self.then, self.seconds = registry, then, seconds
         self._ended = threading.Event()
         self._last = registry.champion()
@@ -36,13 +38,12 @@ class Watch:
     def look(self) -> None:
         """Look once."""
         champion = self.registry.champion()
-        if champion != self._last:
+        if champion != self._last and self.then(champion):
             self._last = champion
-            self.then(champion)
 
     def _work(self) -> None:
         while not self._ended.wait(self.seconds):
             try:
                 self.look()
-            except RegistryError:  # the next request says so too; the next look may find it mended
-                logger.exception("the registry cannot be read")
+            except (RegistryError, TaskRunningError):  # the next request says so too; the next look may find it mended
+                logger.exception("what follows a promotion has to wait")

@@ -87,20 +87,32 @@ def _ask(url: str, entry: Entry) -> dict[str, Any]:
 
 
 def _train(url: str, entry: Entry, request: dict[str, Any]) -> dict[str, Any]:
-    """Start a training, and click until the answer comes from another adapter or the training is over."""
-    before, begun = _ask(url, entry)["adapter_digest"], time.perf_counter()
+    """Start a training, and wait until a click is answered by what it made, or it is over.
+
+    Raises:
+        ValueError: if the training fails.
+    """
+    before, begun = _champion(url), time.perf_counter()
     requests.post(f"{url}/train/sam_lora", json=request, timeout=60).raise_for_status()
     swapped = None
     while requests.get(f"{url}/train/?check_if_running=true", timeout=60).status_code == 200:
-        if swapped is None and _ask(url, entry)["adapter_digest"] != before:
+        if swapped is None and _champion(url) != before:
+            _ask(url, entry)
             swapped = time.perf_counter() - begun
-        time.sleep(0.5)
-    stats = requests.get(f"{url}/info/", timeout=60).json()["train_stats"]["sam_lora"]
-    pedigree = requests.get(f"{url}/adapters/{stats['model']}", timeout=60).json()
+        time.sleep(0.2)
     total = swapped or time.perf_counter() - begun
+    stats = requests.get(f"{url}/info/", timeout=60).json()["train_stats"]["sam_lora"]
+    response = requests.get(f"{url}/adapters/{stats['model']}", timeout=60)
+    if response.status_code != 200:
+        raise ValueError(f"the training failed: {stats.get('why') or response.text}")
+    pedigree = response.json()
     seconds = pedigree["seconds"]
     return {"total": total, "seconds": {**seconds, "start and swap": total - sum(seconds.values())}, "why": stats["why"],
             "scores": {p: {k: v for k, v in one.items() if k != "pairs"} for p, one in pedigree["scores"].items()}}  # fmt: skip
+
+
+def _champion(url: str) -> str:
+    return str(requests.get(f"{url}/adapters/", timeout=60).json()["champion"])
 
 
 def _accuracy(network: Sam, entries: Sequence[Entry], labels: dict[int, str]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -122,17 +122,10 @@ class LoraTraining(TrainTask):
         write_json(run / "settings.json", settings)
         clock.mark("cases")
         try:
-            self._train(run, settings, cases)
-            clock.mark("training")
-            adapter = sorted(run.glob(_LATEST))[-1]
-            champion = self.adapters.get()
-            verdict = self._judge(champion, adapter, held_out)
-            clock.mark("judging")
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"{self.adapters.device} has too little memory for this training, the champion stays: choose a smaller "
-                f"image_size, or the preset decoder."
-            ) from error
+            adapter, champion, verdict = self._challenger(run, settings, cases, held_out, clock)
+        except ValueError as error:  # whoever looks at the training is told why
+            write_json(run / "verdict.json", {"promoted": False, "why": str(error), "scores": {}})
+            raise
         pedigree = {
             "parent": parent, "parent_digest": parent_digest,
             "cases": cases.described(training), "held_out": cases.described(held_out), "settings": settings,
@@ -148,8 +141,26 @@ class LoraTraining(TrainTask):
         logger.info("%s is %s. %s", run.name, "promoted" if verdict.promoted else "not promoted", verdict.why)
         return {"adapter": run.name, **self.stats(), "seconds": clock.seconds}
 
+    def _challenger(
+        self, run: Path, settings: Mapping[str, Any], cases: TrainingCases, held_out: Sequence[Mapping[str, Any]],
+        clock: _Clock,
+    ) -> tuple[Path, Served, Verdict]:  # fmt: skip
+        """The trained adapter, the champion it was judged against, and what came of it."""
+        try:
+            self._train(run, settings, cases)
+            clock.mark("training")
+            adapter, champion = sorted(run.glob(_LATEST))[-1], self.adapters.get()
+            verdict = self._judge(champion, adapter, held_out)
+            clock.mark("judging")
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{self.adapters.device} has too little memory for this training, the champion stays: choose a smaller "
+                f"image_size, or the preset decoder."
+            ) from error
+        return adapter, champion, verdict
+
     def _new_run(self) -> Path:
-        name = number = f"{datetime.now():%Y%m%d-%H%M%S}"
+        name = number = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"  # what is latest is latest when clocks go back
         count = 1
         while (self.folder / number).exists() or number in self.adapters.names():  # two in one second
             count += 1

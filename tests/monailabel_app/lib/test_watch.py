@@ -18,7 +18,7 @@ def registry(tmp_path):
 def test_each_change_is_told_once_and_the_champion_at_the_start_is_none(registry):
     write_champion(registry.folder, "a")
     told = []
-    watch = Watch(registry, told.append)
+    watch = Watch(registry, lambda name: told.append(name) or True)
     watch.look()
     assert told == []
     write_champion(registry.folder, "b", rank=2)
@@ -29,13 +29,23 @@ def test_each_change_is_told_once_and_the_champion_at_the_start_is_none(registry
     assert told == ["b", "a"]
 
 
+def test_what_could_not_be_begun_is_tried_again(registry):
+    answers = [False, True]
+    told = []
+    watch = Watch(registry, lambda name: told.append(name) or answers[len(told) - 1])
+    write_champion(registry.folder, "a")
+    for _ in range(3):
+        watch.look()
+    assert told == ["a", "a"]
+
+
 def test_it_goes_on_after_a_registry_that_cannot_be_read(registry, caplog):
     told = []
-    watch = Watch(registry, told.append, seconds=0.01)
+    watch = Watch(registry, lambda name: told.append(name) or True, seconds=0.01)
     watch.start()
     registry.folder.mkdir()
     (registry.folder / "champion.json").write_text("{")
-    assert wait_for(lambda: "the registry cannot be read" in caplog.text, 10)
+    assert wait_for(lambda: "champion.json cannot be read" in caplog.text, 10)
     (registry.folder / "champion.json").unlink()
     write_champion(registry.folder, "a")
     assert wait_for(lambda: told == ["a"], 10)

@@ -224,6 +224,7 @@ def test_too_little_memory_is_a_sentence_and_the_champion_stays(training, store,
     with pytest.raises(ValueError, match="cpu has too little memory for this training, the champion stays"):
         training({}, store)
     assert training.adapters.registry.names() == []
+    assert training.stats()["why"].startswith("cpu has too little memory for this training")
 
 
 def test_a_training_is_due_after_so_many_new_labels(training, store, tmp_path, trained, monkeypatch):
