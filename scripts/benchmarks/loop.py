@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import requests
 
 from benchmarks.cohorts import Entry, load_cohort
@@ -23,16 +25,20 @@ from sam_lora.files import write_json
 from sam_lora.networks import Sam
 
 SAVED, STEP = 5, 10  # of the 50 training cases every tenth is labelled: five sizes of hippocampus
-RULES = EvaluationRules(("jittered_box",), min_pixels=10, max_clicks=0)
-AUTOMATIC = EvaluationRules(("automatic",), min_pixels=10)
+RULES = EvaluationRules(("jittered_box",), min_pixels=10, every=3, max_clicks=0)
+AUTOMATIC = EvaluationRules(("automatic",), min_pixels=10, every=3)
 
 
-def loop(minutes: float = 1.25, preset: str = "fast", json: str | None = None) -> None:
+def loop(minutes: float = 1.25, preset: str = "fast", sabotaged: int = 2, json: str | None = None) -> None:
     """Save five hippocampus labels on the server, train twice (cold and warm), and test what serves then on 20 cases.
+
+    Then spoil the labels that are trained on, each moved by its own width or inverted, and train again: the champion
+    must stay, its answers the same bit for bit. At last train on the good labels again, from the same champion.
 
     Args:
         minutes: of each training.
         preset: likewise.
+        sabotaged: trainings on spoilt labels.
         json: also write the figures there.
     """
     cohort = load_cohort("hippocampus")
@@ -53,6 +59,9 @@ def loop(minutes: float = 1.25, preset: str = "fast", json: str | None = None) -
                     f"{kind}: from the request to the swap {figures[kind]['total']:.1f} s ({said}); {figures[kind]['why']}"
                 )
             last = _ask(url, labelled[0])
+            if sabotaged:
+                figures["sabotaged"] = _sabotage(url, labelled, list(cohort.labels.values()), Path(name), sabotaged,
+                                                 {"preset": preset, "minutes": minutes})  # fmt: skip
         print(f"before: {first or 'the base'}; now: {last['adapter']} {last['adapter_digest']}")
         adapter = studies / ".sam_lora" / "adapters" / f"{last['adapter']}.safetensors"
         if adapter.is_file():
@@ -113,6 +122,49 @@ def _train(url: str, entry: Entry, request: dict[str, Any]) -> dict[str, Any]:
 
 def _champion(url: str) -> str:
     return str(requests.get(f"{url}/adapters/", timeout=60).json()["champion"])
+
+
+def _sabotage(
+    url: str, labelled: Sequence[Entry], names: Sequence[str], folder: Path, times: int, request: dict[str, Any]
+) -> list[str]:
+    """Train on spoilt labels, and once more on good ones; gives what came of each."""
+    trained_on = [entry for n, entry in enumerate(labelled) if n != 1]  # the second patient is held out
+    for n, entry in enumerate(trained_on):
+        label = nibabel.load(entry["label"])
+        array = np.asanyarray(label.dataobj)
+        spoilt = np.where(array == 0, 1, 0) if n % 2 else _moved(array)
+        path = folder / Path(entry["label"]).name
+        nibabel.save(nibabel.Nifti1Image(spoilt.astype(np.uint8), label.affine), path)
+        _save(url, {**entry, "label": str(path)}, names)
+    champion, before, said = _champion(url), _mask(url, labelled[0]), []
+    for n in range(times + 1):
+        if n == times:
+            for entry in trained_on:
+                _save(url, entry, names)
+        said.append(_train(url, labelled[0], request)["why"])
+        kept = _champion(url) == champion and _mask(url, labelled[0]) == before
+        print(
+            f"{'good' if n == times else 'spoilt'} labels: {'the champion stays, its answer the same' if kept else 'promoted'}; {said[-1]}"
+        )
+    return said
+
+
+def _moved(array: np.ndarray) -> np.ndarray:
+    """A label map moved by its own width along its first axis, inside its volume."""
+    found = np.nonzero(array.any((1, 2)))[0]
+    width = int(found[-1] - found[0]) + 1
+    step = min(width, len(array) - 1 - int(found[-1])) or -min(width, int(found[0]))
+    return np.roll(array, step, 0)
+
+
+def _mask(url: str, entry: Entry) -> bytes:
+    """The mask of a box, as it comes over the wire."""
+    asked = {"roi": [8, 25, 10, 30, 15, 15], "label": "hippocampus anterior", "result_extension": ".nrrd"}
+    response = requests.post(
+        f"{url}/infer/sam_lora?image={entry['name']}&output=image", data={"params": jsons.dumps(asked)}, timeout=60
+    )
+    response.raise_for_status()
+    return bytes(response.content)
 
 
 def _accuracy(network: Sam, entries: Sequence[Entry], labels: dict[int, str]) -> dict[str, float]:
