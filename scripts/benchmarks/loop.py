@@ -42,34 +42,33 @@ def loop(minutes: float = 1.25, preset: str = "fast", sabotaged: int = 2, json: 
         json: also write the figures there.
     """
     cohort = load_cohort("hippocampus")
-    labelled, figures = cohort.training[::STEP][:SAVED], {}
-    with tempfile.TemporaryDirectory() as name:
-        studies = Path(name) / "studies"
+    figures: dict[str, Any] = {}
+    labelled, names = cohort.training[::STEP][:SAVED], list(cohort.labels.values())
+    request = {"preset": preset, "minutes": minutes}
+    with tempfile.TemporaryDirectory() as folder:
+        studies = Path(folder) / "studies"
         studies.mkdir()
         for entry in labelled:
             (studies / Path(entry["image"]).name).write_bytes(Path(entry["image"]).read_bytes())
-        with served_studies(studies, "--labels", ",".join(cohort.labels.values())) as url:
+        with served_studies(studies, "--labels", ",".join(names)) as url:
             for entry in labelled:
-                _save(url, entry, list(cohort.labels.values()))
-            first = _ask(url, labelled[0])["adapter_digest"]
+                _save(url, entry, names)
+            print(f"before: {_ask(url, labelled[0])['adapter']}")
             for kind in ("cold", "warm"):
-                figures[kind] = _train(url, labelled[0], {"preset": preset, "minutes": minutes, "start": "base"})
+                figures[kind] = _train(url, labelled[0], {**request, "start": "base"})
                 said = ", ".join(f"{part} {seconds:.1f}" for part, seconds in figures[kind]["seconds"].items())
                 print(
-                    f"{kind}: from the request to the swap {figures[kind]['total']:.1f} s ({said}); {figures[kind]['why']}"
+                    f"{kind}: {figures[kind]['total']:.1f} s from the request to the swap ({said}); {figures[kind]['why']}"
                 )
             last = _ask(url, labelled[0])
+            print(f"now: {last['adapter']} {last['adapter_digest']}")
             if sabotaged:
-                figures["sabotaged"] = _sabotage(url, labelled, list(cohort.labels.values()), Path(name), sabotaged,
-                                                 {"preset": preset, "minutes": minutes})  # fmt: skip
-        print(f"before: {first or 'the base'}; now: {last['adapter']} {last['adapter_digest']}")
-        adapter = studies / ".sam_lora" / "adapters" / f"{last['adapter']}.safetensors"
-        if adapter.is_file():
-            figures["accuracy"] = _accuracy(build_sam_lora(adapter=str(adapter)).merged(), cohort.test, cohort.labels)
-    figures["base"] = _accuracy(build_sam_lora().merged(), cohort.test, cohort.labels)
-    for name, found in figures.items():
-        if name in ("accuracy", "base"):
-            print(f"{name}: " + ", ".join(f"{protocol} {value:.3f}" for protocol, value in found.items()))
+                figures["sabotaged"] = {"why": _sabotage(url, labelled, names, Path(folder), sabotaged, request)}
+        path = studies / ".sam_lora" / "adapters" / f"{last['adapter']}.safetensors"
+        adapter = str(path) if path.is_file() else None
+        for name, network in (("trained", build_sam_lora(adapter=adapter)), ("base", build_sam_lora())):
+            figures[name] = _accuracy(network.merged(), cohort.test, cohort.labels)
+            print(f"{name}: " + ", ".join(f"{protocol} {value:.3f}" for protocol, value in figures[name].items()))
     if json:
         write_json(Path(json), figures)
 
