@@ -45,9 +45,20 @@ def save(store, folder, number, label):
     store.save_label(f"p{number}", str(path), "final", {"label_info": [{"name": "ball", "idx": 1}]})
 
 
-def training_of(folder):
+class Counted(LoraTraining):
+    """A training that ends after some epochs and not by the clock: the same on a slow machine."""
+
+    epochs = 5
+
+    def bundle_options(self, *given):
+        return {**super().bundle_options(*given), "minutes": None, "epochs": self.epochs}
+
+
+def training_of(folder, epochs=5):
     adapters = Adapters(folder / "adapters", "vit_t", "cpu", TensorCache(64 << 20))
-    return LoraTraining(adapters, lambda: NAMES, folder / "records" / "training")
+    training = Counted(adapters, lambda: NAMES, folder / "records" / "training")
+    training.epochs = epochs
+    return training
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +68,10 @@ def site(tmp_path_factory):
     (folder / "studies").mkdir()
     for n in range(PATIENTS):
         write_nifti(folder / "studies" / f"p{n}.nii.gz", ball(n)[0], np.eye(4))
-    store, training = StudiesFolder(str(folder / "studies")), training_of(folder)
+    store, training = StudiesFolder(str(folder / "studies")), training_of(folder, 8)
     for n in range(PATIENTS):
         save(store, folder, n, ball(n)[1])
-    done = training({"preset": "decoder", "minutes": 0.15, "image_size": 64}, store)
+    done = training({"preset": "decoder", "image_size": 64}, store)
     assert done["promoted"], done["why"]
     return folder, store
 
@@ -83,7 +94,7 @@ def spoil_and_train(site, times):
     name, before = answer_of(training)
     results = []
     for _ in range(times):
-        done = training({"preset": "decoder", "minutes": 0.1}, store)
+        done = training({"preset": "decoder"}, store)
         after = answer_of(training)
         results.append((done["promoted"], done["why"], after[0] == name and torch.equal(after[1], before)))
     for n in range(PATIENTS):
@@ -97,7 +108,7 @@ def test_a_sabotaged_training_is_not_promoted_and_an_honest_one_from_the_same_st
     assert not promoted, why
     assert why.startswith("Worse than the champion on the held-out cases: ")
     assert same
-    done = training_of(site[0])({"preset": "decoder", "minutes": 0.15}, site[1])
+    done = training_of(site[0])({"preset": "decoder"}, site[1])
     assert done["promoted"], done["why"]
 
 
@@ -115,7 +126,7 @@ from tests.monailabel_app.test_retraining import training_of
 from monailabel_app.lib.datastores.local import StudiesFolder
 folder = Path(sys.argv[1])
 while True:
-    training_of(folder)({"preset": "decoder", "minutes": 0.05, "start": "base"}, StudiesFolder(str(folder / "studies")))
+    training_of(folder, 1)({"preset": "decoder", "start": "base"}, StudiesFolder(str(folder / "studies")))
     print("trained", flush=True)
 """
 
