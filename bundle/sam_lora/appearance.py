@@ -68,7 +68,8 @@ def fit_appearance(learned: Sequence[Moments]) -> Tensor:
 def score_appearance(weights: Tensor, embedding: Tensor) -> Tensor:
     """How much each cell of an embedding ``(1, C, h, w)`` looks like the object: ``(4 * h, 4 * w)``, 0 to 1 or nearly."""
     height, width = embedding.shape[-2:]
-    cells = (_cells(embedding[0]) @ weights).view(1, 1, height, width)
+    cells = embedding[0].flatten(1).cpu().float()  # no copy with a constant: there are many more than are learned from
+    cells = (weights[:-1] @ cells + weights[-1]).view(1, 1, height, width)
     return F.interpolate(cells, scale_factor=STRIDE, mode="bilinear", align_corners=False)[0, 0]
 
 

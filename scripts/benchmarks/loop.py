@@ -29,7 +29,9 @@ RULES = EvaluationRules(("jittered_box",), min_pixels=10, every=3, max_clicks=0)
 AUTOMATIC = EvaluationRules(("automatic",), min_pixels=10, every=3)
 
 
-def loop(minutes: float = 1.25, preset: str = "fast", sabotaged: int = 2, json: str | None = None) -> None:
+def loop(
+    minutes: float = 1.25, preset: str = "fast", start: str = "base", sabotaged: int = 2, json: str | None = None
+) -> None:
     """Save five hippocampus labels on the server, train twice (cold and warm), and test what serves then on 20 cases.
 
     Then spoil the labels that are trained on, each moved by its own width or inverted, and train again: the champion
@@ -38,6 +40,7 @@ def loop(minutes: float = 1.25, preset: str = "fast", sabotaged: int = 2, json: 
     Args:
         minutes: of each training.
         preset: likewise.
+        start: what the trainings on spoilt labels, and the last one, start from: base or champion.
         sabotaged: trainings on spoilt labels.
         json: also write the figures there.
     """
@@ -63,7 +66,9 @@ def loop(minutes: float = 1.25, preset: str = "fast", sabotaged: int = 2, json: 
             last = _ask(url, labelled[0])
             print(f"now: {last['adapter']} {last['adapter_digest']}")
             if sabotaged:
-                figures["sabotaged"] = {"why": _sabotage(url, labelled, names, Path(folder), sabotaged, request)}
+                figures["sabotaged"] = {
+                    "why": _sabotage(url, labelled, names, Path(folder), sabotaged, {**request, "start": start})
+                }
         path = studies / ".sam_lora" / "adapters" / f"{last['adapter']}.safetensors"
         adapter = str(path) if path.is_file() else None
         for name, network in (("trained", build_sam_lora(adapter=adapter)), ("base", build_sam_lora())):

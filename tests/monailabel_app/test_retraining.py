@@ -48,13 +48,13 @@ def save(store, folder, number, label):
 class Counted(LoraTraining):
     """A training that ends after some epochs and not by the clock: the same on a slow machine."""
 
-    epochs = 5
+    epochs = 8
 
     def bundle_options(self, *given):
         return {**super().bundle_options(*given), "minutes": None, "epochs": self.epochs}
 
 
-def training_of(folder, epochs=5):
+def training_of(folder, epochs=8):
     adapters = Adapters(folder / "adapters", "vit_t", "cpu", TensorCache(64 << 20))
     training = Counted(adapters, lambda: NAMES, folder / "records" / "training")
     training.epochs = epochs
@@ -68,7 +68,7 @@ def site(tmp_path_factory):
     (folder / "studies").mkdir()
     for n in range(PATIENTS):
         write_nifti(folder / "studies" / f"p{n}.nii.gz", ball(n)[0], np.eye(4))
-    store, training = StudiesFolder(str(folder / "studies")), training_of(folder, 8)
+    store, training = StudiesFolder(str(folder / "studies")), training_of(folder)
     for n in range(PATIENTS):
         save(store, folder, n, ball(n)[1])
     done = training({"preset": "decoder", "image_size": 64}, store)

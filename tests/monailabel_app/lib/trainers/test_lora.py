@@ -76,7 +76,7 @@ def test_settings_are_read_before_anything_starts(training, store, tmp_path):
     assert training.check({}, store)["preset"] == training.config()["preset"][0] == "fast"  # no GPU here
     for request, sentence in (
         ({"preset": "x"}, "preset must be one of fast, accurate, decoder, got 'x'"),
-        ({"start": "x"}, "start must be one of champion, base, got 'x'"),
+        ({"start": "x"}, "start must be one of base, champion, got 'x'"),
         ({"minutes": 0}, "minutes must be a number from 0.05 to 1440, got 0"),
         ({"minutes": True}, "minutes must be a number"),
         ({"image_size": 100}, "image_size must be a multiple of 16, or 0 to fit the images, got 100"),
@@ -177,12 +177,13 @@ def test_a_training_starts_from_the_champion_where_it_fits_and_else_from_the_bas
 ):
     save(store, tmp_path, "p0")
     monkeypatch.setattr(training, "_judge", lambda *_: verdict(True))
-    first = training({}, store)["adapter"]
-    second = training({}, store)["adapter"]
-    training({"start": "base"}, store)
-    training({"preset": "decoder"}, store)
-    monkeypatch.setattr(training, "names", lambda: {**NAMES, 3: "kidney"})
+    going_on = {"start": "champion"}
+    first = training(going_on, store)["adapter"]
+    second = training(going_on, store)["adapter"]
     training({}, store)
+    training({**going_on, "preset": "decoder"}, store)
+    monkeypatch.setattr(training, "names", lambda: {**NAMES, 3: "kidney"})
+    training(going_on, store)
     path = training.adapters.registry.path
     assert [one.get("adapter") for one in trained] == [None, str(path(first)), None, None, None]
     assert training.adapters.registry.pedigree(second)["parent"] == first
