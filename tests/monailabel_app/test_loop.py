@@ -41,7 +41,7 @@ def test_saved_labels_train_a_challenger_that_answers_once_it_is_promoted(studie
         for n in range(3):
             client.save_label(f"p{n}", str(tmp_path / "drawn.nii.gz"), "final", info)
         # The third label started a training of its own: its default of minutes is stopped, a short one is asked for.
-        assert client.train_status()["status"] in ("SUBMITTED", "RUNNING")
+        assert wait_for(lambda: client.train_status()["status"] == "RUNNING")
         client.train_stop()
         client.train_start("sam_lora", {"minutes": 0.1, "image_size": 64})
 
