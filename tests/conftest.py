@@ -86,6 +86,20 @@ def write_champion(folder, name, **options):
     return network
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The file of a random adapter, as a training leaves it behind."""
+    path = tmp_path_factory.mktemp("trained") / "adapter_best.safetensors"
+    write_random_adapter(path)
+    return path
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """A registry without adapters."""
+    return Registry(tmp_path / "adapters")
+
+
 def overlap(mask, other):
     """Dice of two boolean masks."""
     return float(2 * (mask & other).sum() / (mask.sum() + other.sum()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -151,7 +151,7 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     neighbours: bool | None = None,
     gradient_checkpointing: bool = False,
     compile: bool = False,  # noqa: A002  the name of the setting
-    base: Base | None = None,
+    base_of: Callable[[str], Base] | None = None,
 ) -> SamLora:
     """Build the network: base weights, LoRA at its start (identity), or an adapter.
 
@@ -176,7 +176,7 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
         weights: path of the base checkpoint (found by :func:`sam_lora.weights.find_weights`).
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
         compile: hand the image encoder to ``torch.compile``.
-        base: the variant's base where it is in memory: what the adapter leaves alone is shared with it.
+        base_of: gives a variant's base, where it is kept in memory: what the adapter leaves alone is shared with it.
 
     Returns:
         The network in training mode; only the adapter's parameters require gradients.
@@ -192,19 +192,20 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     variant = wanted["variant"] = wanted["variant"] or DEFAULT_VARIANT
     row = look_up_variant(variant)
     size = row.image_size if wanted["image_size"] is None else wanted["image_size"]
-    if base is None:
+    if base_of is None:
         network = SamLora(row.encoder(), size, row.normalization)
         tensors = load_weights(Path(weights) if weights else find_weights(variant), variant)
         _load_base(network, tensors, variant)
         digest = tensors_digest(tensors)
     else:
+        base = base_of(variant)
         _refuse_other_base(base, variant)
         network, digest = base.shared(size), base.digest
     network.spec = make_spec(wanted, network, digest)
     _inject(network)
     if network.spec.tokens:
         network.prompt_encoder.add_label_tokens(len(network.spec.tokens), network.image_size)
-    if base is not None:
+    if base_of is not None:
         _unshare(network)
     if given is not None:
         network.load_adapter(given, Path(str(adapter)))

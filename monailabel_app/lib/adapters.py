@@ -127,11 +127,13 @@ class Adapters:
 
     def _build(self, name: str) -> Served:
         path = None if name == BASE else self.registry.path(name)
-        base = self._base_of(self.variant if path is None else read_adapter(path).spec.variant)
-        network = build_sam_lora(base.variant, adapter=None if path is None else str(path), base=base)
+        if path is None:
+            network = build_sam_lora(self.variant, base_of=self._base_of)
+        else:
+            network = build_sam_lora(adapter=str(path), base_of=self._base_of)
         spec, digest = network.spec, "" if path is None else file_digest(path, "sha256")
         merged = network.to(self.device).merged(copied=False)
-        embedder = Embedder(merged, self.embeddings, digest=f"{base.digest} {digest}")
+        embedder = Embedder(merged, self.embeddings, digest=f"{spec.base_digest} {digest}")
         logger.info("loaded the adapter %s (%s)", name, digest or self.variant)
         quality = {} if path is None else _quality(self.registry.pedigree(name))
         return Served(name, digest, embedder, dict(spec.labels), tuple(spec.tokens), dict(spec.intensity), quality)

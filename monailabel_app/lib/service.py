@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,9 @@ import numpy as np
 import torch
 
 from monailabel_app.lib.adapters import Adapters, Served
+from monailabel_app.lib.ahead import Ahead
 from monailabel_app.lib.answers import write_answer
+from monailabel_app.lib.clock import Clock
 from monailabel_app.lib.device import Device
 from monailabel_app.lib.images import Images, Study
 from monailabel_app.lib.infers.options import switch
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 EMBEDDING_BYTES = 2 << 30  # shared by all users: about 500 slices of vit_t or vit_b at their native size
 _REMEMBERED = 1000  # images whose last answer is known by its adapter
-AHEAD = 8  # slices on each side of a click that are encoded while nobody asks
 
 
 class ClientGoneError(RuntimeError):
@@ -68,7 +67,7 @@ class Service:
         self.images = Images()
         self.embeddings = TensorCache(EMBEDDING_BYTES)
         self.adapters = Adapters(adapters, variant, device, self.embeddings)
-        self._ahead = _Ahead(self.device)
+        self._ahead = Ahead(self.device)
         self._answered: OrderedDict[str, dict[str, str]] = OrderedDict()
 
     def segment(
@@ -97,7 +96,7 @@ class Service:
             ClientGoneError: if the client is gone.
             BusyError: if ``max_wait`` is over.
         """
-        clock = _Clock()
+        clock = Clock()
         study = self.images.get(path, served.intensity)
         volume = study.volume(axis)
         objects = read(volume)
@@ -175,18 +174,6 @@ class Service:
         Path(write_answer(array, np.eye(4), ".nrrd", "uint8", True)).unlink()
 
 
-class _Clock:
-    """Seconds between marks."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def mark(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name], self._since = now - self._since, now
-
-
 class _Progress:
     """After each slice: others may go first, the log says how far a long work is, a client that is gone ends it."""
 
@@ -203,55 +190,3 @@ class _Progress:
         if time.perf_counter() - self._said > 2:
             self._said = time.perf_counter()
             logger.info("%s: slice %d of %d", self.name, done, total)
-
-
-class _Ahead:
-    """Encodes the slices around the last click while nobody asks for anything, one at a time.
-
-    Args:
-        device: is only used while no request waits for it.
-    """
-
-    def __init__(self, device: Device) -> None:
-        self.device = device
-        self._lock = threading.Lock()
-        self._next: Iterator[Callable[[], object]] = iter(())  # what is left to encode, a slice each
-        self._works = False  # one thread at most: where clicks keep coming, others would wait for the device for ever
-
-    def stop(self) -> None:
-        """End what is going on after its current slice: somebody asks for something."""
-        with self._lock:
-            self._next = iter(())
-
-    def start(self, served: Served, volume: Volume, asked: Sequence[int]) -> None:
-        """Begin with the slices nearest to those that were asked for."""
-        near = sorted(
-            {k + step for k in asked for step in range(-AHEAD, AHEAD + 1) if 0 <= k + step < len(volume)},
-            key=lambda k: min(abs(k - one) for one in asked),
-        )
-        embedder = served.embedder
-        with self._lock:
-            self._next = (partial(embedder.embed, volume, [k]) for k in near if not embedder.holds(volume, k))
-            if self._works:
-                return
-            self._works = True
-        threading.Thread(target=self._work, name="ahead").start()
-
-    def _work(self) -> None:
-        try:
-            while self._encode_one():
-                pass
-        except Exception:  # nobody waits for this work: it must say itself why it ended
-            logger.exception("encoding ahead ended")
-            with self._lock:
-                self._works = False
-
-    def _encode_one(self) -> bool:
-        """Encode the next slice once nobody asks for anything; whether there was one."""
-        with self.device.hold(background=True), torch.inference_mode():
-            with self._lock:
-                encode = next(self._next, None) if threading.main_thread().is_alive() else None
-                self._works = encode is not None
-            if encode is not None:
-                encode()
-        return encode is not None

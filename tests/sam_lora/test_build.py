@@ -328,13 +328,13 @@ def test_a_network_on_a_base_in_memory_equals_one_that_was_read_and_leaves_the_b
     network = trained(**options)
     write_adapter(path, Adapter(network.spec, network.adapter_tensors()))
     read = build_sam_lora(adapter=str(path)).merged().state_dict()
-    shared = build_sam_lora(adapter=str(path), base=base)
+    shared = build_sam_lora(adapter=str(path), base_of=lambda _: base)
     assert shared.image_size == 64
     with torch.no_grad():
         for tensor in shared.adapter_tensors().values():
             tensor.add_(1)  # as a training would
     assert tensors_digest(base.network.state_dict()) == before
-    merged = build_sam_lora(adapter=str(path), base=base).merged(copied=False)
+    merged = build_sam_lora(adapter=str(path), base_of=lambda _: base).merged(copied=False)
     assert type(merged) is Sam
     assert merged.state_dict().keys() == read.keys()
     assert all(torch.equal(merged.state_dict()[name], tensor) for name, tensor in read.items())
@@ -347,6 +347,6 @@ def test_another_base_and_an_impossible_size_are_refused(tmp_path):
     base = dataclasses.replace(load_base("vit_t"), variant="vit_b")
     write_adapter(tmp_path / "a.safetensors", Adapter(trained().spec, trained().adapter_tensors()))
     with pytest.raises(AdapterError, match="The adapter is for the base vit_t, the one in memory is vit_b"):
-        build_sam_lora(adapter=str(tmp_path / "a.safetensors"), base=base)
+        build_sam_lora(adapter=str(tmp_path / "a.safetensors"), base_of=lambda _: base)
     with pytest.raises(ValueError, match="image_size must be a positive multiple of"):
         load_base("vit_t").shared(65)

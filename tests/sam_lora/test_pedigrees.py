@@ -3,20 +3,7 @@
 import pytest
 
 from sam_lora.pedigrees import compare_judged, trained_on
-from sam_lora.registry import Registry, RegistryError
-from tests.conftest import write_random_adapter
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    path = tmp_path_factory.mktemp("trained") / "adapter.safetensors"
-    write_random_adapter(path)
-    return path
-
-
-@pytest.fixture
-def registry(tmp_path):
-    return Registry(tmp_path / "adapters")
+from sam_lora.registry import RegistryError
 
 
 def test_who_saw_a_patient_is_known_of_removed_adapters_too(registry, trained):

@@ -11,18 +11,6 @@ from sam_lora.weights import file_digest
 from tests.conftest import write_random_adapter
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    path = tmp_path_factory.mktemp("trained") / "adapter_best.safetensors"
-    write_random_adapter(path)
-    return path
-
-
-@pytest.fixture
-def registry(tmp_path):
-    return Registry(tmp_path / "adapters")
-
-
 def add(registry, trained, *names):
     for name in names:
         registry.add(trained, name, {"parent": "none", "cases": [{"image": f"image of {name}", "patient": "p1"}]})

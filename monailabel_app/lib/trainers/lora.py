@@ -19,6 +19,7 @@ from monai.bundle import run as run_bundle
 from monailabel.interfaces.tasks.train import TrainTask
 
 from monailabel_app.lib.adapters import Adapters, Served
+from monailabel_app.lib.clock import Clock
 from monailabel_app.lib.datastores.local import StudiesFolder
 from monailabel_app.lib.trainers.cases import TrainingCases
 from monailabel_app.lib.trainers.settings import TrainingError, options, read_settings
@@ -108,7 +109,7 @@ class LoraTraining(TrainTask):
             ValueError: see :meth:`check`; if a label cannot be used, its sentence names it; if the device has too
                 little memory. The champion stays in each of these cases.
         """
-        clock, requested = _Clock(), time.time()
+        clock, requested = Clock(), time.time()
         settings = self.check(request, datastore)
         run = self._new_run()
         cases = TrainingCases(datastore, self.names())
@@ -126,10 +127,11 @@ class LoraTraining(TrainTask):
         except ValueError as error:  # whoever looks at the training is told why
             write_json(run / "verdict.json", {"promoted": False, "why": str(error), "scores": {}})
             raise
+        seconds = {name: round(value, 2) for name, value in clock.seconds.items()}
         pedigree = {
             "parent": parent, "parent_digest": parent_digest,
             "cases": cases.described(training), "held_out": cases.described(held_out), "settings": settings,
-            "scores": verdict.scores, "why": verdict.why, "code_version": __version__, "seconds": clock.seconds,
+            "scores": verdict.scores, "why": verdict.why, "code_version": __version__, "seconds": seconds,
         }  # fmt: skip
         registry.add(adapter, run.name, pedigree)
         if verdict.promoted:
@@ -139,11 +141,11 @@ class LoraTraining(TrainTask):
                 verdict = replace(verdict, promoted=False, why=str(error))
         write_json(run / "verdict.json", {"promoted": verdict.promoted, "why": verdict.why, "scores": verdict.scores})
         logger.info("%s is %s. %s", run.name, "promoted" if verdict.promoted else "not promoted", verdict.why)
-        return {"adapter": run.name, **self.stats(), "seconds": clock.seconds}
+        return {"adapter": run.name, **self.stats(), "seconds": seconds}
 
     def _challenger(
         self, run: Path, settings: Mapping[str, Any], cases: TrainingCases, held_out: Sequence[Mapping[str, Any]],
-        clock: _Clock,
+        clock: Clock,
     ) -> tuple[Path, Served, Verdict]:  # fmt: skip
         """The trained adapter, the champion it was judged against, and what came of it."""
         try:
@@ -236,18 +238,6 @@ class LoraTraining(TrainTask):
             champion.embedder.network, challenger, held_out, dict(self.names()), self.margin, every,
             lambda done, total: logger.info("judging: %d of %d", done, total),
         )  # fmt: skip
-
-
-class _Clock:
-    """Seconds by part."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def mark(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name], self._since = round(now - self._since, 2), now
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,17 +2,10 @@
 
 import time
 
-import pytest
-
 from monailabel_app.lib.watch import Watch
 from sam_lora.registry import Registry
 from tests.conftest import write_champion
 from tests.monailabel_app.served import wait_for
-
-
-@pytest.fixture
-def registry(tmp_path):
-    return Registry(tmp_path / "adapters")
 
 
 def test_each_change_is_told_once_and_the_champion_at_the_start_is_none(registry):
