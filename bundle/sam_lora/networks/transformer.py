@@ -126,7 +126,8 @@ class TwoWayTransformer(nn.Module):
         Returns:
             Tokens ``(B, T, C)`` and image ``(B, h * w, C)``.
         """
-        image, image_pe = image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2)
+        # Contiguous: adding to a transposed view takes as long as several of the attentions.
+        image, image_pe = (x.flatten(2).transpose(1, 2).contiguous() for x in (image, image_pe))
         token_pe = tokens
         for layer in self.layers:
             tokens, image = layer(tokens, image, token_pe, image_pe, is_token)
