@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 MODES = ("no", "token", "box", "full_box", "point", "pt_box", "mix")
-MIXED = ("box", "point", "pt_box")  # what "mix" draws from, for each object anew; a label's token joins them
+MIXED = ("box", "point", "pt_box")  # what "mix" draws from, for each object anew
 PADDING, BACKGROUND, FOREGROUND, BOX_START, BOX_END, TOKEN = -2, 0, 1, 2, 3, 4
 Point = tuple[float, float, int]  # x, y in pixels of the slice, and what the point means
 
@@ -110,8 +110,8 @@ def sample_prompts(
     Args:
         masks: ``(P, H, W)``, one object each. An empty one, a label that is absent, can be asked for by token only.
         mode: "no" nothing; "token" the label's tokens; "full_box" a box around the whole slice; "box" one around the
-            object; "point" foreground clicks on it; "pt_box" clicks and box; "mix" draws token (where there are
-            tokens), box, point or pt_box for each object.
+            object; "point" foreground clicks on it; "pt_box" clicks and box; "mix" the label's tokens where it has
+            some, else one of box, point and pt_box, drawn for each object.
         rng: source of every draw.
         jitter: see :func:`jitter_box`; 0 keeps the exact box.
         num_points: foreground clicks per object.
@@ -145,11 +145,10 @@ def _sample_object(
     num_points: int,
     label: int | None,
 ) -> list[Point]:
-    if mode == "mix":
-        kinds = MIXED if label is None else ("token", *MIXED)
-        mode = kinds[rng.randint(len(kinds))]
-    if label is not None and (mode == "token" or not mask.any()):
+    if label is not None and (mode in ("token", "mix") or not mask.any()):
         return token(label)
+    if mode == "mix":
+        mode = MIXED[rng.randint(len(MIXED))]
     box = box_of(mask)  # refuses an empty mask in every mode
     points: list[Point] = []
     if mode in ("point", "pt_box"):

@@ -60,6 +60,9 @@ class RandPromptsd(RandomizableTransform, MapTransform):
     It comes last, after every spatial augmentation, so that no transform has to move points. An object that was moved
     out of the picture, and whose label has no tokens, gets no prompt and the label -1: it does not count.
 
+    In mode "mix" an object that is there and whose label has tokens is asked for twice, by them and by a person's prompt:
+    it joins the masks and ``values`` once more, behind all others. The image is encoded once for both.
+
     Args:
         keys: the binary masks ``(P, H, W)``.
         mode: see :func:`sam_lora.prompts.sample_prompts`.
@@ -91,11 +94,15 @@ class RandPromptsd(RandomizableTransform, MapTransform):
         for key in self.key_iterator(d):
             masks, values = np.asarray(d[key]), d["values"].tolist()
             tokens = [self.tokens.index(v) if v in self.tokens else None for v in values] if self.tokens else None
+            if self.mode == "mix" and tokens is not None:
+                twice = [p for p, mask in enumerate(masks) if tokens[p] is not None and mask.any()]
+                masks, tokens = np.concatenate([masks, masks[twice]]), [*tokens, *[None] * len(twice)]
+                d["values"] = torch.cat([d["values"], d["values"][twice]])
             lost = [not mask.any() and (tokens is None or tokens[p] is None) for p, mask in enumerate(masks)]
             asked = np.where(np.array(lost)[:, None, None], 1, masks)  # a stand-in: its prompt asks for nothing
             prompts = sample_prompts(asked, self.mode, self.R, self.jitter, self.num_points, tokens)
             d["points"], d["point_labels"] = prompts.points, prompts.point_labels
             d["point_labels"][torch.tensor(lost)] = PADDING
-            d[key] = torch.where(torch.tensor(lost)[:, None, None], IGNORED, torch.as_tensor(d[key]))
+            d[key] = torch.where(torch.tensor(lost)[:, None, None], IGNORED, torch.as_tensor(masks))
         d["draw"] = self.R.randint(2**31 - 1)
         return d

@@ -172,3 +172,16 @@ def test_an_object_that_was_moved_out_of_the_picture_does_not_count_unless_its_l
     absent = RandPromptsd(mode="box", tokens=[1, 2])(sample)
     assert absent["point_labels"].tolist() == [[2, 3], [6, 7]]
     assert torch.equal(absent["label"], label)
+
+
+def test_mix_asks_for_an_object_by_its_tokens_and_once_more_as_a_person_would(dataset_dir):
+    both = Compose([SplitObjectsd(), RandPromptsd(mode="mix", tokens=[1, 2])])
+    sample = dataset(dataset_dir, transform=both, absent=[1, 2])[0]  # without label 2
+    assert sample["values"].tolist() == [1, 2, 1]
+    assert sample["point_labels"][:2, :2].tolist() == [[4, 5], [6, 7]]
+    assert set(sample["point_labels"][2].tolist()) <= {-2, 1, 2, 3}
+    assert torch.equal(sample["label"][2], sample["label"][0])
+    assert sample["label"][0].any()
+    assert not sample["label"][1].any()
+    other = dataset(dataset_dir, transform=Compose([SplitObjectsd(), RandPromptsd(mode="mix", tokens=[2])]))[0]
+    assert other["values"].tolist() == [1]  # without tokens there is nothing to ask twice
