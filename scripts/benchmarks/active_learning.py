@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from benchmarks.cohorts import Cohort, Entry, load_cohort
 from benchmarks.curves import write_page
@@ -18,15 +19,17 @@ from benchmarks.peers.job import Job, sam_segmenter
 from benchmarks.peers.ours import ADAPTER, CONFIGS, run_folder, train_preset
 from sam_lora.build import build_sam_lora
 from sam_lora.cases import read_case
+from sam_lora.datasets import three_channels
 from sam_lora.embedding import Embedder
 from sam_lora.evaluation import EvaluationRules
 from sam_lora.files import writable_folder, write_json
 from sam_lora.selection import Seen, by_both, by_diversity, by_uncertainty, look_at
+from sam_lora.trunk import TrunkCache
 from sam_lora.volumes import Volume
 from sam_lora.weights import file_digest
 
-POOL, COUNTS, EVERY = 30, (1, 3, 6, 12), 3
-SETTINGS = {"prompt_mode": "mix", "image_size": 128}
+POOL, COUNTS, EVERY, TRUNK = 30, (1, 3, 6, 12), 3, "trunk"
+SETTINGS: dict[str, Any] = {"prompt_mode": "mix", "corrections": 0, "image_size": 128}
 PRESET = "decoder"
 PROTOCOLS = ("automatic", "jittered_box")
 STRATEGIES: dict[str, Callable[[Mapping[str, Seen], list[str], int, np.random.RandomState], list[str]]] = {
@@ -48,7 +51,9 @@ def active_learning(
     """Let each strategy choose cases from a pool of 30, train on them, and measure on the test cases.
 
     Hippocampus, from $SAM_LORA_DATA, at 128 px, every third slice looked at and measured. The first case is the same
-    for all strategies of a seed. What is finished stays in FOLDER: run again, it continues.
+    for all strategies of a seed. Embeddings of the pool are made before, as a server makes them when an image is looked
+    at: a minute of training on twelve cases would see nothing else. What is finished stays in FOLDER: run again, it
+    continues.
 
     Args:
         seconds: of each training.
@@ -63,6 +68,7 @@ def active_learning(
     work = writable_folder(Path(folder), "folder")
     cohort = load_cohort("hippocampus")
     _same_settings(work, cohort, seconds)
+    _warm(cohort, work)
     runs = {
         f"{seed}": {name: [_round(cohort, work, seed, name, n, seconds) for n in range(len(COUNTS))] for name in names}
         for seed in numbers
@@ -143,7 +149,7 @@ def _round(cohort: Cohort, work: Path, seed: int, name: str, number: int, second
         known += STRATEGIES[name](looked, known, COUNTS[number] - len(known), rng)
     print(f"seed {seed}, {strategy}, {len(known)} cases: {', '.join(known)}", file=sys.stderr, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    job = _job([pool[one] for one in known], cohort, folder, seed, seconds)
+    job = _job([pool[one] for one in known], cohort, folder, seed, seconds, str(work / TRUNK))
     done = train_preset(PRESET, job)
     rules = EvaluationRules(PROTOCOLS, min_pixels=cohort.min_pixels, every=EVERY, max_clicks=0)
     found = measure(sam_segmenter(_network(job)), cohort.test, cohort.labels, rules)
@@ -161,7 +167,7 @@ def _look(folder: Path, pool: Mapping[str, Entry], cohort: Cohort) -> dict[str, 
     """What the network of a round makes of each case of the pool; kept, because several strategies ask after the first."""
     path = folder / "seen.json"
     if not path.is_file():
-        network = _network(_job([], cohort, folder, 0, 1))
+        network = _network(_job([], cohort, folder, 0, 1, ""))
         embedder = Embedder(network)
         rows = {}
         for name, entry in pool.items():
@@ -178,8 +184,19 @@ def _network(job: Job) -> Any:
     return build_sam_lora(adapter=str(run_folder(job) / ADAPTER)).merged()
 
 
-def _job(entries: list[Entry], cohort: Cohort, folder: Path, seed: int, seconds: float) -> Job:
-    return Job(entries, cohort.labels, seconds, seed, folder, cohort.min_pixels, SETTINGS)
+def _job(entries: list[Entry], cohort: Cohort, folder: Path, seed: int, seconds: float, trunk: str) -> Job:
+    settings = {**SETTINGS, "trunk_cache": trunk}
+    return Job(entries, cohort.labels, seconds, seed, folder, cohort.min_pixels, settings)
+
+
+def _warm(cohort: Cohort, work: Path) -> None:
+    """Keep the embedding of each slice of the pool, for all trainings."""
+    network = build_sam_lora(layers=[], decoder="full", image_size=SETTINGS["image_size"])
+    trunk = TrunkCache(network, folder=work / TRUNK)
+    for entry in tqdm(cohort.training[:POOL], desc="embedding", unit="case"):
+        image = read_case(entry).image
+        for k in range(len(image)):
+            trunk(torch.from_numpy(three_channels(image, k, neighbours=False).astype(np.float32))[None])
 
 
 def _checked(strategies: Any) -> list[str]:
