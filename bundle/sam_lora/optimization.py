@@ -16,17 +16,18 @@ DECAYS = ("cosine", "poly", "none")
 
 
 def parameter_groups(network: nn.Module, learning_rate: float, decoder_learning_rate: float) -> list[dict[str, Any]]:
-    """What an optimizer trains: LoRA at one rate, whole layers of the decoder and label tokens at another.
+    """What an optimizer trains: LoRA and label tokens at one rate, whole layers of the decoder at another.
 
     Args:
         network: what is trained; parameters that require no gradient are left out.
-        learning_rate: of LoRA, which begins at zero and wants large steps.
+        learning_rate: of what begins without knowing anything and wants large steps: LoRA at zero, all label tokens as
+            the same box.
         decoder_learning_rate: of everything else, which begins at published weights.
     """
     trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    lora = [p for name, p in trained if ".lora_" in name]
-    others = [p for name, p in trained if ".lora_" not in name]
-    groups = [{"params": lora, "lr": learning_rate}, {"params": others, "lr": decoder_learning_rate}]
+    new = [p for name, p in trained if ".lora_" in name or "label_tokens" in name]
+    others = [p for name, p in trained if ".lora_" not in name and "label_tokens" not in name]
+    groups = [{"params": new, "lr": learning_rate}, {"params": others, "lr": decoder_learning_rate}]
     return [group for group in groups if group["params"]]
 
 

@@ -27,6 +27,10 @@ def test_lora_and_whole_layers_have_rates_of_their_own(small_lora):
     assert (lora["lr"], others["lr"]) == (0.1, 0.01)
     assert sum(p.numel() for p in lora["params"]) == 29696
     assert len(others["params"]) == len(list(small_lora.mask_decoder.parameters()))
+    small_lora.prompt_encoder.add_label_tokens(2, small_lora.image_size)
+    lora, others = parameter_groups(small_lora, 0.1, 0.01)
+    assert small_lora.prompt_encoder.label_tokens.weight in set(lora["params"])  # all begin as the same box
+    assert len(others["params"]) == len(list(small_lora.mask_decoder.parameters()))
 
 
 def engine(**state):

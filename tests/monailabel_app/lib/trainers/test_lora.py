@@ -106,7 +106,7 @@ def test_who_is_held_out_is_in_no_list_and_labels_get_their_names_values(trainin
     assert cases.described(held_out) == [
         {"image": "p0", "patient": "p0", "label_digest": store.get_label_info("p0", "final")["digest"]}
     ]
-    assert (cases.fitting_size("vit_t", 2), cases.slices(used)) == (112, 6)
+    assert (cases.fitting_size("vit_t", 2), cases.slices(used)) == (64, 6)
 
 
 @pytest.mark.parametrize("asked", ["holdout", "get_labeled_images"])
