@@ -187,7 +187,7 @@ def test_a_training_starts_from_the_champion_where_it_fits_and_else_from_the_bas
     path = training.adapters.registry.path
     assert [one.get("adapter") for one in trained] == [None, str(path(first)), None, None, None]
     assert training.adapters.registry.pedigree(second)["parent"] == first
-    assert trained[0]["image_size"] == 112
+    assert trained[0]["image_size"] == 64
     assert "image_size" not in trained[1]  # the champion's
 
 
