@@ -55,16 +55,19 @@ class Adapters:
         variant: the base that serves without an adapter.
         device: where networks go.
         embeddings: cache shared by all of them.
+        base: of some variant, where it is on the device already; read when it is first needed otherwise.
     """
 
-    def __init__(self, folder: Path, variant: str, device: str, embeddings: TensorCache) -> None:
+    def __init__(
+        self, folder: Path, variant: str, device: str, embeddings: TensorCache, base: Base | None = None
+    ) -> None:
         self.folder, self.variant, self.device, self.embeddings = folder, variant, device, embeddings
         self.registry = Registry(folder)
         self._lock = threading.Lock()  # of what is loaded; held for a moment
         self._loading = threading.Lock()  # held while a network is built; whoever asks for a loaded one needs it not
         self._loaded: OrderedDict[tuple, Served] = OrderedDict()
         self._refused: set[tuple] = set()
-        self._base: Base | None = None
+        self._base = base
 
     def names(self) -> list[str]:
         """Of the adapters in the folder, the newest first."""
