@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import active_learning, data, encoder, learning, loop, serve, train, volume
+from benchmarks import active_learning, data, encoder, learning, loop, serve, swap, train, volume
 from sam_lora.cli import run
 
 if __name__ == "__main__":
@@ -14,6 +14,7 @@ if __name__ == "__main__":
             "train": train.train,
             "learning": learning.learning,
             "serve": serve.serve,
+            "swap": swap.swap,
             "loop": loop.loop,
             "active_learning": active_learning.active_learning,
             # what the sections start in processes of their own

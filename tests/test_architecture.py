@@ -90,6 +90,8 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
     "registry": {"filelock", "sam_lora.adapter", "sam_lora.files", "sam_lora.weights"},
     "pedigrees": {"sam_lora.registry"},
     "promotion": {
+        "torch",
+        "sam_lora",
         "sam_lora.adapter",
         "sam_lora.cases",
         "sam_lora.embedding",

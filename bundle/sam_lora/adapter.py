@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from sam_lora import __version__
@@ -83,11 +83,15 @@ class Adapter:
         spec: what it was made for.
         tensors: the trained tensors under the network's own names.
         record: what is told and not compared: training cases (salted digests), metrics, date, code version.
+        path: of the file that it was read from; what sentences call it.
+        digest: of that file's bytes, "sha256:hex"; empty where there is none.
     """
 
     spec: AdapterSpec
     tensors: dict[str, Tensor]
     record: dict[str, Any] = field(default_factory=dict)
+    path: Path = Path("the adapter")
+    digest: str = ""
 
 
 def describe_cases(contents: list[str]) -> dict[str, Any]:
@@ -121,8 +125,15 @@ def _seal(said: str, tensors: Mapping[str, Tensor]) -> str:
     return f"sha256:{hashlib.sha256((said + tensors_digest(tensors)).encode()).hexdigest()}"
 
 
-def read_adapter(path: Path) -> Adapter:
+def read_adapter(path: Path, checked: str = "") -> Adapter:
     """Read an adapter and check its seal.
+
+    The file is read once: what is hashed is what is used, whatever becomes of the file meanwhile.
+
+    Args:
+        path: of the file.
+        checked: digest of a file whose seal is known to match, as that of a promoted one; where this is the same file,
+            byte for byte, its tensors are not hashed a second time.
 
     Raises:
         AdapterError: if the file is missing, no safetensors file, not an adapter of ours, of an unknown format
@@ -131,9 +142,10 @@ def read_adapter(path: Path) -> Adapter:
     if not path.is_file():
         raise AdapterError(f"There is no adapter {path}.")
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        written = path.read_bytes()
+        tensors = load(written)
+        length = int.from_bytes(written[:8], "little")  # of the header; `load` knows that it is a sound one
+        metadata = json.loads(written[8 : 8 + length]).get("__metadata__", {})
     except (SafetensorError, OSError, ValueError) as error:
         raise AdapterError(
             f"{path} is no readable safetensors file: it is cut short, or of another format (a pickle is never read "
@@ -155,9 +167,10 @@ def read_adapter(path: Path) -> Adapter:
         raise AdapterError(
             f"{path} has format version {version}, this code reads versions 1 to {FORMAT_VERSION}: update the code."
         )
-    if metadata.get("seal") != _seal(metadata[METADATA_KEY], tensors):
+    digest = f"sha256:{hashlib.sha256(written).hexdigest()}"
+    if digest != checked and metadata.get("seal") != _seal(metadata[METADATA_KEY], tensors):
         raise AdapterError(f"{path} was altered after it was written: its content does not match its seal.")
-    return Adapter(spec, tensors, content)
+    return Adapter(spec, tensors, content, path, digest)
 
 
 def check_adapter(adapter: Adapter, spec: AdapterSpec, path: Path) -> None:
@@ -169,8 +182,9 @@ def check_adapter(adapter: Adapter, spec: AdapterSpec, path: Path) -> None:
     Raises:
         AdapterError: naming the first field that differs, and both values.
     """
+    said = adapter.spec.to_json()
     for name, mine in spec.to_json().items():
-        theirs = adapter.spec.to_json()[name]
+        theirs = said[name]
         optional = name in {"base_digest", "intensity"} and not (theirs and mine)
         if name == "labels":
             optional = all(mine[value] == theirs[value] for value in mine.keys() & theirs.keys())

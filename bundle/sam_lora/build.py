@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,16 +54,21 @@ class SamLora(Sam):
         parameters = dict(self.named_parameters())
         return {name: parameters[name].detach() for name in sorted(self.trainable_names())}
 
-    def load_adapter(self, adapter: Adapter, path: Path) -> None:
+    def load_adapter(self, adapter: Adapter, path: Path, copied: bool = True) -> None:
         """Put an adapter's tensors into the network.
+
+        Args:
+            adapter: what is put in.
+            path: what a sentence calls it.
+            copied: into the network's own parameters; False makes the tensors themselves its parameters.
 
         Raises:
             AdapterError: if it was made for another network, or lacks or adds a tensor.
         """
         check_adapter(adapter, self.spec, path)
-        self.load_adapter_tensors(adapter.tensors, path)
+        self.load_adapter_tensors(adapter.tensors, path, copied)
 
-    def load_adapter_tensors(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+    def load_adapter_tensors(self, tensors: Mapping[str, Tensor], path: Path, copied: bool = True) -> None:
         """Put trained tensors into the network; AdapterError if names or shapes differ from :meth:`adapter_tensors`."""
         own = self.adapter_tensors()
         for name in sorted(own.keys() ^ tensors.keys()):
@@ -76,7 +81,10 @@ class SamLora(Sam):
                 )
         with torch.no_grad():
             for name, tensor in tensors.items():
-                own[name].copy_(tensor)
+                if copied:
+                    own[name].copy_(tensor)
+                else:
+                    _set_parameter(self, name, tensor.to(own[name]))
 
     def merged(self, copied: bool = True) -> Sam:
         """For inference: LoRA merged into the weights, plain official names, nothing trainable.
@@ -86,13 +94,9 @@ class SamLora(Sam):
         """
         network = copy.deepcopy(self) if copied else self
         merge_lora(network)
-        with torch.device("meta"):  # its decoders are replaced at once: nothing needs to be drawn for them
-            plain = Sam(network.image_encoder, network.image_size, network.normalization)
-        plain.pixel_mean, plain.pixel_std = network.pixel_mean, network.pixel_std
-        plain.prompt_encoder, plain.mask_decoder = network.prompt_encoder, network.mask_decoder
-        plain.neighbours, plain.tokens = network.neighbours, network.tokens
-        plain.__dict__["spec"] = network.spec  # names and intensities, for whoever asks the merged network
-        return plain.requires_grad_(False).eval().to(network.pixel_mean.device)
+        plain = Sam.__new__(Sam)
+        plain.__dict__.update(network.__dict__)  # its spec too: names and intensities, for whoever asks
+        return plain.requires_grad_(False).eval()
 
 
 @dataclass(frozen=True)
@@ -111,11 +115,21 @@ class Base:
 
     def shared(self, image_size: int) -> SamLora:
         """A network of its own modules at another size that shares every tensor with the base."""
-        tensors = [*self.network.parameters(), *self.network.buffers()]
-        network = copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors})
+        network = _sharing(self.network)
         check_image_size(network.image_encoder, image_size)
         network.image_size = image_size
         return network
+
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def _sharing(module: _Module) -> _Module:
+    """A module like another, of parts of its own that hold the other's tensors; a deep copy takes ten times as long."""
+    own = module.__new__(type(module))
+    own.__dict__.update({n: v.copy() if isinstance(v, dict | list | set) else v for n, v in vars(module).items()})
+    own._modules.update({n: None if part is None else _sharing(part) for n, part in own._modules.items()})
+    return own
 
 
 def load_base(variant: str = DEFAULT_VARIANT, weights: str | None = None) -> Base:
@@ -145,7 +159,7 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     image_size: int | None = None,
     labels: Mapping[Any, str] | None = None,
     intensity: Mapping[str, Sequence[float]] | None = None,
-    adapter: str | None = None,
+    adapter: str | Adapter | None = None,
     weights: str | None = None,
     tokens: bool | None = None,
     neighbours: bool | None = None,
@@ -170,7 +184,7 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
         image_size: pixels a side of what the encoder sees (the variant's own).
         labels: value -> name.
         intensity: ``{"percentiles": [low, high]}`` or ``{"window": [level, width]}`` (0.5 and 99.5 percent).
-        adapter: path of an adapter file.
+        adapter: path of an adapter file; or what was read from one, whose tensors the network takes with ``base_of``.
         tokens: give each label learned tokens, which segment it without a prompt (no).
         neighbours: show the network the slices before and after as its other two channels (no).
         weights: path of the base checkpoint (found by :func:`sam_lora.weights.find_weights`).
@@ -184,7 +198,7 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     Raises:
         ValueError: naming the argument, the rule and the value; also WeightsError and AdapterError, which are ones.
     """
-    given = None if not adapter else read_adapter(Path(adapter))
+    given = adapter if isinstance(adapter, Adapter) else read_adapter(Path(adapter)) if adapter else None
     asked = {"variant": variant, "rank": rank, "alpha": alpha, "targets": targets, "layers": layers, "decoder": decoder,
              "image_size": image_size, "labels": labels, "intensity": intensity, "tokens": tokens,
              "neighbours": neighbours}  # fmt: skip
@@ -205,10 +219,10 @@ def build_sam_lora(  # noqa: PLR0913  each argument is a name in the configs
     _inject(network)
     if network.spec.tokens:
         network.prompt_encoder.add_label_tokens(len(network.spec.tokens), network.image_size)
-    if base_of is not None:
-        _unshare(network)
     if given is not None:
-        network.load_adapter(given, Path(str(adapter)))
+        network.load_adapter(given, given.path, copied=base_of is None)
+    elif base_of is not None:
+        _unshare(network)
     network.neighbours, network.tokens = network.spec.neighbours, network.spec.tokens
     network.image_encoder.gradient_checkpointing = gradient_checkpointing
     if compile:
@@ -228,8 +242,12 @@ def _unshare(network: SamLora) -> None:
     """Give a network that shares its base's tensors its own of all that an adapter changes."""
     parameters = dict(network.named_parameters())
     for name in network.trainable_names():
-        owner, _, own = name.rpartition(".")
-        setattr(network.get_submodule(owner), own, nn.Parameter(parameters[name].detach().clone()))
+        _set_parameter(network, name, parameters[name].detach().clone())
+
+
+def _set_parameter(network: SamLora, name: str, tensor: Tensor) -> None:
+    owner, _, own = name.rpartition(".")
+    network.get_submodule(owner).register_parameter(own, nn.Parameter(tensor))
 
 
 def _load_base(network: SamLora, base: dict[str, Tensor], variant: str) -> None:

@@ -31,8 +31,10 @@ class LoRALinear(nn.Linear):
     """
 
     def __init__(self, linear: nn.Linear, parts: Mapping[str, Tensor | None], rank: int, alpha: float) -> None:
-        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
+        nn.Module.__init__(self)  # not Linear's own, which would draw a weight
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight = linear.weight
+        self.register_parameter("bias", linear.bias)
         self.rank, self.alpha = rank, alpha
         self.parts = tuple(parts)
         for part, rows in parts.items():
@@ -74,7 +76,8 @@ class LoRALinear(nn.Linear):
         """A plain linear layer with the same output; nothing is shared with this one."""
         lora_a, lora_b = self.factors()
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        linear.weight = nn.Parameter((self.weight + lora_b @ lora_a).detach(), requires_grad=False)
+        with torch.no_grad():  # one pass over the weight, and no product of its size beside it
+            linear.weight = nn.Parameter(torch.addmm(self.weight, lora_b, lora_a), requires_grad=False)
         if self.bias is not None:
             linear.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=False)
         return linear.train(self.training)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
+from sam_lora import __version__
 from sam_lora.adapter import DEFAULT_INTENSITY
-from sam_lora.cases import read_case
+from sam_lora.cases import Case, read_case
 from sam_lora.embedding import Embedder
 from sam_lora.evaluation import EvaluationRules, evaluate_case
 from sam_lora.networks import Sam
@@ -29,11 +33,14 @@ class Verdict:
         scores: protocol -> ``{"champion", "challenger", "difference", "pairs", "counts"}``; the first three are mean
             Dice, or None where nothing was measured; ``pairs`` are rows ``{"case", "label", "champion",
             "challenger"}``.
+        measured: what was measured, each case by each network, under a digest of all that it follows from; JSON can
+            hold it. :func:`judge` takes it the next time.
     """
 
     promoted: bool
     why: str
     scores: dict[str, Any]
+    measured: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
 def judge(
@@ -44,6 +51,7 @@ def judge(
     margin: float = MARGIN,
     every: int = 1,
     on_case: Callable[[int, int], None] = lambda done, total: None,
+    known: Mapping[str, dict[str, dict[str, float]]] | None = None,
 ) -> Verdict:
     """Compare two networks on held-out cases, paired by case and label.
 
@@ -55,6 +63,8 @@ def judge(
         margin: Dice by which the challenger's mean may be lower, in each protocol that counts.
         every: measure every n-th slice.
         on_case: told after each case how many are done, and of how many.
+        known: ``measured`` of an earlier verdict. A case is not measured again where the network's tensors, the case's
+            voxels and name, labels, rules, device and versions are the same.
 
     Raises:
         ValueError: if ``margin`` is negative.
@@ -62,16 +72,20 @@ def judge(
     """
     if not margin >= 0:
         raise ValueError(f"margin must be a Dice of at least 0, got {margin!r}.")
-    measured: list[dict[str, dict[tuple[str, int], float]]] = []
+    both: list[dict[str, dict[tuple[str, int], float]]] = []
+    measured: dict[str, dict[str, dict[str, float]]] = {}
     for place, network in enumerate((champion, challenger)):
         embedder = Embedder(network)
         found: dict[str, dict[tuple[str, int], float]] = {}
         for number, entry in enumerate(cases, 1):
-            for protocol, values in _measure(embedder, entry, labels, every).items():
-                found.setdefault(protocol, {}).update(values)
+            case, rules = _read(embedder, entry, labels, every)
+            key = _key(embedder, case, rules)
+            measured[key] = (known or {}).get(key) or _measure(embedder, case, rules)
+            for protocol, dice in measured[key].items():
+                found.setdefault(protocol, {}).update({(case.name, int(value)): one for value, one in dice.items()})
             on_case(place * len(cases) + number, 2 * len(cases))
-        measured.append(found)
-    return decide(measured[0], measured[1], labels, margin)
+        both.append(found)
+    return replace(decide(both[0], both[1], labels, margin), measured=measured)
 
 
 def decide(
@@ -113,21 +127,34 @@ def decide(
     return Verdict(True, f"Not worse than the champion on the held-out cases: {said}.", scores)
 
 
-def _measure(
+def _read(
     embedder: Embedder, entry: Mapping[str, Any], labels: Mapping[int, str], every: int
-) -> dict[str, dict[tuple[str, int], float]]:
-    """Protocol -> (case, label value) -> Dice, where it is defined."""
+) -> tuple[Case, list[tuple[EvaluationRules, dict[int, str]]]]:
+    """A case as the network wants it, and what is measured on it: rules, and the labels they are for."""
     spec = getattr(embedder.network, "spec", None)
     case = read_case(entry, (spec.intensity if spec else None) or DEFAULT_INTENSITY)
     learned = {v: n for v, n in labels.items() if v in embedder.network.tokens and spec and spec.labels.get(v) == n}
-    rows = evaluate_case(embedder, case, labels, EvaluationRules(PROMPTED, every=every, max_clicks=0)).rows
-    if learned:
-        rows += evaluate_case(embedder, case, learned, EvaluationRules((AUTOMATIC,), every=every)).rows
-    found: dict[str, dict[tuple[str, int], float]] = {}
-    for row in rows:
-        value = row["mean_slice_dice"] if row["protocol"] in PROMPTED else row["dice"]
-        if row["value"] in labels and not math.isnan(value):
-            found.setdefault(row["protocol"], {})[case.name, row["value"]] = value
+    rules = [(EvaluationRules(PROMPTED, every=every, max_clicks=0), dict(labels))]
+    return case, [*rules, (EvaluationRules((AUTOMATIC,), every=every), learned)] if learned else rules
+
+
+def _key(embedder: Embedder, case: Case, rules: Any) -> str:
+    """Digest of all that a measurement follows from."""
+    voxels = (case.content, case.image.shape, case.name)
+    said = repr((embedder.identity, voxels, rules, embedder.network.tokens, __version__, torch.__version__))
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _measure(
+    embedder: Embedder, case: Case, rules: Sequence[tuple[EvaluationRules, dict[int, str]]]
+) -> dict[str, dict[str, float]]:
+    """Protocol -> label value -> Dice, where it is defined."""
+    found: dict[str, dict[str, float]] = {}
+    for asked, labels in rules:
+        for row in evaluate_case(embedder, case, labels, asked).rows:
+            value = row["mean_slice_dice"] if row["protocol"] in PROMPTED else row["dice"]
+            if row["value"] in labels and not math.isnan(value):
+                found.setdefault(row["protocol"], {})[str(row["value"])] = float(value)
     return found
 
 

@@ -52,10 +52,11 @@ class Registry:
 
     def path(self, name: str) -> Path:
         """The file of an adapter; RegistryError if there is none of this name."""
-        if name not in self.names():
+        path = self.folder / f"{name}{ENDING}"
+        if not _may_be_called(name) or not path.is_file():
             known = ", ".join(self.names()) or "there is none yet"
             raise RegistryError(f"{self.folder} has no adapter {name!r}; its adapters: {known}.")
-        return self.folder / f"{name}{ENDING}"
+        return path
 
     def named(self, asked: str) -> str:
         """The name of an adapter that is asked for by its name or by its digest, "sha256:hex".
@@ -121,7 +122,7 @@ class Registry:
             RegistryError: if the name cannot be used, or is taken.
             AdapterError: if the file is no adapter, or was altered.
         """
-        read_adapter(source)
+        digest = read_adapter(source).digest
         if not _may_be_called(name):
             raise RegistryError(
                 f"name must be letters, digits, '_', '.' and '-', starting with one of the first two, and neither "
@@ -130,7 +131,6 @@ class Registry:
         with self._locked():
             if name in self.names() or (self.folder / f"{name}.json").exists():  # removed ones keep their pedigree
                 raise RegistryError(f"{self.folder} has or had an adapter {name!r}: give the new one another name.")
-            digest = file_digest(source, "sha256")
             write_json(self.folder / f"{name}.json", {"name": name, **pedigree, "digest": digest})
             with write_aside(self.folder / f"{name}{ENDING}") as temporary:
                 temporary.write_bytes(source.read_bytes())
@@ -149,13 +149,15 @@ class Registry:
             AdapterError: if its file cannot be read, or was altered.
         """
         with self._locked():
-            path, serves = self.path(name), self.champion()
-            if over not in (None, serves):
+            path = self.path(name)
+            if over is not None and over != (serves := self.champion()):
                 raise RegistryError(
                     f"{name} was compared with {over}, and {serves} serves now: promoting is up to you."
                 )
-            read_adapter(path)
-            entry = {"name": name, "digest": file_digest(path, "sha256"), "since": _now(), "why": why}
+            digest = file_digest(path, "sha256")
+            if digest != self.pedigree(name).get("digest"):  # else its seal was checked when it was added
+                digest = read_adapter(path).digest
+            entry = {"name": name, "digest": digest, "since": _now(), "why": why}
             state = self._state()
             line = [one for one in state["line"] if one["name"] != name]
             self._write([*line, entry], [*state["events"], {"did": "promoted", **entry}])

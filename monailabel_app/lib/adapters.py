@@ -14,7 +14,7 @@ from sam_lora.build import Base, build_sam_lora, load_base
 from sam_lora.cache import TensorCache
 from sam_lora.embedding import Embedder
 from sam_lora.registry import BASE, CHAMPION, Registry, RegistryError
-from sam_lora.weights import WeightsError, file_digest
+from sam_lora.weights import WeightsError
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +55,19 @@ class Adapters:
         variant: the base that serves without an adapter.
         device: where networks go.
         embeddings: cache shared by all of them.
+        base: of some variant, where it is on the device already; read when it is first needed otherwise.
     """
 
-    def __init__(self, folder: Path, variant: str, device: str, embeddings: TensorCache) -> None:
+    def __init__(
+        self, folder: Path, variant: str, device: str, embeddings: TensorCache, base: Base | None = None
+    ) -> None:
         self.folder, self.variant, self.device, self.embeddings = folder, variant, device, embeddings
         self.registry = Registry(folder)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is loaded; held for a moment
+        self._loading = threading.Lock()  # held while a network is built; whoever asks for a loaded one needs it not
         self._loaded: OrderedDict[tuple, Served] = OrderedDict()
         self._refused: set[tuple] = set()
-        self._base: Base | None = None
+        self._base = base
 
     def names(self) -> list[str]:
         """Of the adapters in the folder, the newest first."""
@@ -106,16 +110,26 @@ class Adapters:
             raise AdapterError(f"adapter must be one of {known}, or a digest of one, got {asked!r}.") from error
 
     def _load(self, name: str, digest: str | None = None) -> Served:
-        with self._lock:
-            key = (BASE,) if name == BASE else self._key(name)
-            if key not in self._loaded:
-                self._loaded[key] = self._build(name)
-                while len(self._loaded) > _LOADED:
-                    self._loaded.popitem(last=False)
-            self._loaded.move_to_end(key)
-            served = self._loaded[key]
+        key = (BASE,) if name == BASE else self._key(name)
+        served = self._held(key)
+        if served is None:
+            with self._loading:
+                served = self._held(key) or self._keep(key, self._build(name, digest or ""))
         if digest is not None and served.digest != digest:
             raise AdapterError(f"{self.registry.path(name)} is another file than was promoted.")
+        return served
+
+    def _held(self, key: tuple) -> Served | None:
+        with self._lock:
+            if key in self._loaded:
+                self._loaded.move_to_end(key)
+            return self._loaded.get(key)
+
+    def _keep(self, key: tuple, served: Served) -> Served:
+        with self._lock:
+            self._loaded[key] = served
+            while len(self._loaded) > _LOADED:
+                self._loaded.popitem(last=False)
         return served
 
     def _key(self, name: str) -> tuple:
@@ -125,17 +139,17 @@ class Adapters:
             raise AdapterError(f"The adapter {name} was removed just now.") from error
         return name, status.st_mtime_ns, status.st_size
 
-    def _build(self, name: str) -> Served:
-        path = None if name == BASE else self.registry.path(name)
-        if path is None:
-            network = build_sam_lora(self.variant, base_of=self._base_of)
+    def _build(self, name: str, promoted: str) -> Served:
+        """Read and merge; ``promoted`` is the digest of the file whose seal was checked when it was promoted."""
+        if name == BASE:
+            network, digest = build_sam_lora(self.variant, base_of=self._base_of), ""
         else:
-            network = build_sam_lora(adapter=str(path), base_of=self._base_of)
-        spec, digest = network.spec, "" if path is None else file_digest(path, "sha256")
-        merged = network.to(self.device).merged(copied=False)
+            adapter = read_adapter(self.registry.path(name), checked=promoted)
+            network, digest = build_sam_lora(adapter=adapter, base_of=self._base_of), adapter.digest
+        spec, merged = network.spec, network.merged(copied=False)
         embedder = Embedder(merged, self.embeddings, digest=f"{spec.base_digest} {digest}")
         logger.info("loaded the adapter %s (%s)", name, digest or self.variant)
-        quality = {} if path is None else _quality(self.registry.pedigree(name))
+        quality = {} if name == BASE else _quality(self.registry.pedigree(name))
         return Served(name, digest, embedder, dict(spec.labels), tuple(spec.tokens), dict(spec.intensity), quality)
 
     def _base_of(self, variant: str) -> Base:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from sam_lora.build import (
 from sam_lora.interop import write_base
 from sam_lora.networks import Sam, build_sam
 from sam_lora.networks.image_encoder import ImageEncoder
-from sam_lora.weights import WeightsError, find_weights, load_tensors, tensors_digest
+from sam_lora.weights import WeightsError, file_digest, find_weights, load_tensors, tensors_digest
 
 POINTS, LABELS = torch.tensor([[[[5.0, 6], [30, 28]]]]), torch.tensor([[[2, 3]]])
 
@@ -150,6 +151,33 @@ def test_broken_adapter_files_are_refused(tmp_path):
             build_sam_lora(adapter=str(tmp_path / f"{name}.safetensors"))
     with pytest.raises(AdapterError, match="There is no adapter nowhere"):
         build_sam_lora(adapter="nowhere")
+
+
+def test_a_file_whose_seal_was_checked_is_known_by_its_digest_and_any_other_is_checked(tmp_path, monkeypatch):
+    path = save(trained(), tmp_path / "a.safetensors")
+    good, digest = path.read_bytes(), file_digest(path, "sha256")
+    assert read_adapter(path).digest == digest
+    path.write_bytes(good[:-50] + bytes([good[-50] ^ 1]) + good[-49:])
+    with pytest.raises(AdapterError, match="its content does not match its seal"):
+        read_adapter(path, checked=digest)
+    path.write_bytes(good)
+    monkeypatch.setattr("sam_lora.adapter._seal", lambda *_: pytest.fail("its tensors are hashed again"))
+    assert read_adapter(path, checked=digest).digest == digest
+
+
+def test_what_is_hashed_is_what_is_used_though_the_file_is_exchanged_meanwhile(tmp_path, monkeypatch):
+    path, other = save(trained(), tmp_path / "a.safetensors"), save(trained(rank=2), tmp_path / "b.safetensors")
+    digest, read = file_digest(path, "sha256"), Path.read_bytes
+
+    def read_and_exchange(self):
+        content = read(self)
+        other.replace(path)
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_exchange)
+    adapter = read_adapter(path)
+    assert (adapter.digest, adapter.spec.rank) == (digest, 4)
+    assert file_digest(path, "sha256") != digest
 
 
 def test_a_safetensors_file_of_something_else_is_no_adapter(tmp_path):
@@ -330,6 +358,7 @@ def test_a_network_on_a_base_in_memory_equals_one_that_was_read_and_leaves_the_b
     read = build_sam_lora(adapter=str(path)).merged().state_dict()
     shared = build_sam_lora(adapter=str(path), base_of=lambda _: base)
     assert shared.image_size == 64
+    assert not {id(module) for module in shared.modules()} & {id(module) for module in base.network.modules()}
     with torch.no_grad():
         for tensor in shared.adapter_tensors().values():
             tensor.add_(1)  # as a training would

@@ -1,10 +1,13 @@
 """A challenger serves only where it is not worse, on cases that were held out."""
 
 import copy
+import json
 
+import numpy as np
 import pytest
 import torch
 
+from sam_lora import promotion
 from sam_lora.build import build_sam_lora
 from sam_lora.promotion import AUTOMATIC, PROMPTED, decide, judge
 
@@ -78,6 +81,70 @@ def test_a_network_is_as_good_as_itself_and_a_broken_one_is_not(small, dataset_d
     worse = judge(small, broken, [case], LABELS)
     assert not worse.promoted
     assert worse.scores["jittered_box"]["difference"] < -0.01
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Names of the cases that are measured, each time a network is asked by boxes and clicks."""
+    names, evaluate = [], promotion.evaluate_case
+
+    def counting(embedder, case, labels, rules):
+        names.extend([case.name] if rules.protocols == PROMPTED else [])
+        return evaluate(embedder, case, labels, rules)
+
+    monkeypatch.setattr(promotion, "evaluate_case", counting)
+    return names
+
+
+@pytest.fixture
+def held_out(dataset_dir):
+    """Three cases, as entries of a datalist."""
+    paths = [dataset_dir / part for part in ("test/case0.npz", "train/case0.npz", "train/case1.npz")]
+    return [{"image": str(path), "label": str(path), "name": f"{n}", "patient": f"{n}"} for n, path in enumerate(paths)]
+
+
+def weakened(network):
+    """A challenger."""
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.mask_decoder.iou_token.weight.add_(0.5)
+    return other
+
+
+def test_what_is_known_of_the_champion_is_not_measured_again_and_the_verdict_is_the_same(small, held_out, asked):
+    first = judge(small, weakened(small), held_out[:2], LABELS)
+    assert asked == ["0", "1"] * 2
+    asked.clear()
+    again = judge(weakened(small), small, held_out, LABELS, known=json.loads(json.dumps(first.measured)))
+    assert asked == ["2", "2"]  # the case that is new, by both
+    assert len(again.measured) == 6
+    asked.clear()
+    assert judge(weakened(small), small, held_out, LABELS) == again  # every figure to its last digit
+    assert len(asked) == 6
+
+
+@pytest.mark.parametrize("change", ["label", "image", "name", "names of labels", "every", "network", "version"])
+def test_what_differs_in_anything_is_measured_again(small, held_out, asked, change, monkeypatch):
+    entry, labels, every, champion = held_out[0], LABELS, 1, small
+    known = judge(small, small, [entry], labels).measured
+    asked.clear()
+    content = dict(np.load(entry["image"]))
+    if change in ("label", "image"):
+        array = content["gts" if change == "label" else "imgs"]
+        array[array == array.max()] = 0
+        np.savez_compressed(entry["image"], **content)
+    elif change == "name":
+        entry = {**entry, "name": "other"}  # its boxes are moved by other draws
+    elif change == "names of labels":
+        labels = {1: "bar", 2: "body"}
+    elif change == "every":
+        every = 2
+    elif change == "network":
+        champion = weakened(small)
+    else:
+        monkeypatch.setattr(promotion, "__version__", "next")
+    judge(champion, champion, [entry], labels, every=every, known=known)
+    assert asked == [entry["name"]] * 2
 
 
 def test_without_a_held_out_case_nothing_is_promoted(small):

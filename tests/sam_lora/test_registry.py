@@ -67,6 +67,19 @@ def test_an_adapter_that_is_altered_is_not_added_and_not_promoted(registry, trai
     assert "was altered" in registry.verify()[0]
 
 
+def test_a_file_that_nobody_added_is_checked_when_it_is_promoted(registry, trained):
+    registry.folder.mkdir()
+    content = bytearray(trained.read_bytes())
+    registry.folder.joinpath("by-hand.safetensors").write_bytes(content)
+    registry.promote("by-hand", "")
+    assert registry.champion() == "by-hand"
+    content[-1] ^= 1
+    registry.folder.joinpath("altered.safetensors").write_bytes(content)
+    with pytest.raises(AdapterError, match="was altered after it was written"):
+        registry.promote("altered", "")
+    assert registry.champion() == "by-hand"
+
+
 def test_an_exchanged_file_is_found(registry, trained, tmp_path):
     add(registry, trained, "a")
     write_random_adapter(tmp_path / "other.safetensors", rank=2)

@@ -12,7 +12,7 @@ SCRIPTS = sorted(p.name for p in (REPOSITORY / "scripts").glob("*.py"))
 COMMANDS = {
     "weights.py": ["list", "get", "verify"],
     "adapter.py": ["info", "verify", "compare", "import", "export", "merge"],
-    "benchmark.py": ["encoder", "data", "volume", "learning", "serve"],
+    "benchmark.py": ["encoder", "data", "volume", "learning", "serve", "swap"],
     "data.py": ["ct_mr", "images", "convert", "split", "inspect", "decathlon"],
     "doctor.py": [],
     "brain_demo.py": [],

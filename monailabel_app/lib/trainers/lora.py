@@ -234,10 +234,22 @@ class LoraTraining(TrainTask):
     def _judge(self, champion: Served, adapter: Path, held_out: Sequence[Mapping[str, Any]]) -> Verdict:
         challenger = build_sam_lora(adapter=str(adapter)).to(self.adapters.device).merged()
         every = max(1, TrainingCases.slices(held_out) // _JUDGED)
-        return judge(
+        measured = self.folder / "measured.json"  # of the latest judging: the champion's scores are mostly in it
+        verdict = judge(
             champion.embedder.network, challenger, held_out, dict(self.names()), self.margin, every,
             lambda done, total: logger.info("judging: %d of %d", done, total),
+            _read_measured(measured),
         )  # fmt: skip
+        write_json(measured, verdict.measured)
+        return verdict
+
+
+def _read_measured(path: Path) -> dict[str, Any]:
+    try:
+        return _read(path) if path.is_file() else {}
+    except ValueError:
+        logger.warning("%s cannot be read: the champion is measured again.", path)
+        return {}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from monailabel_app.lib.adapters import Adapters
 from sam_lora.adapter import AdapterError
+from sam_lora.build import build_sam_lora
 from sam_lora.cache import TensorCache
 from sam_lora.registry import Registry
 from sam_lora.volumes import Volume
@@ -67,7 +70,15 @@ def test_a_replaced_file_is_loaded_anew(adapters):
     assert adapters.get("a").digest != first.digest
 
 
-@pytest.mark.parametrize("fault", ["broken", "exchanged", "gone"])
+FAULTS = {
+    "broken": "is no readable safetensors file",
+    "altered": "was altered after it was written: its content does not match its seal.",
+    "exchanged": "is another file than was promoted.",
+    "gone": "has no adapter 'bad'",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_champion_that_cannot_serve_leaves_the_one_before_and_the_log_says_so_once(adapters, caplog, fault):
     put(adapters, "good", 20, labels={1: "spleen"})
     path = put(adapters, "bad", 10)
@@ -77,6 +88,9 @@ def test_a_champion_that_cannot_serve_leaves_the_one_before_and_the_log_says_so_
         path.unlink()
     elif fault == "broken":
         path.write_bytes(b"no adapter")
+    elif fault == "altered":
+        content = path.read_bytes()
+        path.write_bytes(content[:-50] + bytes([content[-50] ^ 1]) + content[-49:])
     else:
         put(adapters, "bad", 5, rank=2)
     with caplog.at_level(logging.ERROR):
@@ -84,9 +98,44 @@ def test_a_champion_that_cannot_serve_leaves_the_one_before_and_the_log_says_so_
         assert adapters.get().name == "good"
     assert adapters.champion_labels() == {1: "spleen"}  # a server starts with it, a training starts from it
     said = [record.getMessage() for record in caplog.records]
-    assert len([line for line in said if "The champion bad cannot serve, the one before it does" in line]) == 1
+    said = [line for line in said if "The champion bad cannot serve, the one before it does" in line]
+    assert len(said) == 1
+    assert FAULTS[fault] in said[0]
     (adapters.folder / "good.safetensors").unlink()
     assert adapters.get().name == "none"
+
+
+def test_a_loaded_adapter_answers_while_another_is_loaded_once_for_all_who_ask(adapters, monkeypatch):
+    put(adapters, "here", 20)
+    put(adapters, "loading", 10)
+    here = adapters.get("here")
+    begun, go, looked, built = threading.Event(), threading.Event(), threading.Semaphore(0), []
+    held = adapters._held
+
+    def looking(key):
+        found = held(key)
+        looked.release()
+        return found
+
+    def building(**options):
+        built.append(options["adapter"].path.name)
+        begun.set()
+        assert go.wait(60)
+        return build_sam_lora(**options)
+
+    monkeypatch.setattr(adapters, "_held", looking)
+    monkeypatch.setattr("monailabel_app.lib.adapters.build_sam_lora", building)
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            two = [pool.submit(adapters.get, "loading") for _ in range(2)]
+            assert begun.wait(60)
+            assert all(looked.acquire(timeout=60) for _ in range(3))  # the one that builds twice, the other once
+            assert pool.submit(adapters.get, "here").result(60) is here
+            assert not any(one.done() for one in two)
+        finally:
+            go.set()
+        assert two[0].result(60) is two[1].result(60)
+    assert built == ["loading.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["missing", "../adapters/good", "/etc/passwd", ".hidden"])

@@ -14,6 +14,7 @@ from monailabel_app.lib.trainers import lora
 from monailabel_app.lib.trainers.cases import TrainingCases
 from monailabel_app.lib.trainers.lora import LoraTraining
 from monailabel_app.lib.trainers.retraining import Retraining
+from sam_lora import promotion
 from sam_lora.adapter import Adapter, write_adapter
 from sam_lora.build import build_sam_lora
 from sam_lora.cache import TensorCache
@@ -46,6 +47,7 @@ def trained(training, monkeypatch):
 
     def run(**settings):
         network = build_sam_lora(image_size=64, labels=NAMES, tokens=True, decoder="full")
+        network.adapter_tensors()["prompt_encoder.label_tokens.weight"].add_(0.01 * len(given))  # each is another
         folder = lora.Path(settings["output_dir"]) / "train-1"
         folder.mkdir(parents=True)
         adapter = Adapter(network.spec, network.adapter_tensors(), {"preset": "fast", "number": len(given)})
@@ -213,6 +215,30 @@ def test_who_promotes_while_a_challenger_is_judged_has_the_last_word(training, s
     assert training.adapters.registry.champion() == "none"
     assert done["promoted"] is False
     assert f"was compared with {first}, and none serves now" in done["why"]
+
+
+def test_the_champion_is_not_measured_again_on_labels_that_are_the_same(
+    training, store, tmp_path, trained, monkeypatch, caplog
+):
+    for image in ("p0", "p1"):
+        save(store, tmp_path, image)
+    measured = []
+    measure = promotion._measure
+    monkeypatch.setattr(promotion, "_measure", lambda *given: measured.append(given[1].name) or measure(*given))
+    training({}, store)
+    assert measured == ["p1"] * 2  # by the base and by the challenger, which is promoted: both say the same
+    assert training.adapters.registry.champion() != "none"
+    training({}, store)
+    assert measured == ["p1"] * 3  # only by the new challenger
+    label = np.zeros((35, 50, 3), np.uint8)
+    label[20:30, 20:30, 1] = 1
+    store.save_label("p1", str(write_nifti(tmp_path / "redrawn.nii.gz", label, np.eye(4))), "final", {})
+    training({}, store)
+    assert measured == ["p1"] * 5
+    (training.folder / "measured.json").write_text("{")
+    training({}, store)
+    assert measured == ["p1"] * 7
+    assert "measured.json cannot be read: the champion is measured again." in caplog.text
 
 
 def test_too_little_memory_is_a_sentence_and_the_champion_stays(training, store, tmp_path, monkeypatch):
