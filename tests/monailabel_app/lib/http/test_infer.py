@@ -64,14 +64,14 @@ def test_what_has_begun_goes_on_however_long_others_have_the_device(app, client,
     device, given = app.parts.service.device, threading.Event()
     give_way = device.give_way
 
-    def to_another(background=False):
+    def to_another():
         if not given.is_set():
             given.set()
             device._release()
             with device.hold():
                 threading.Event().wait(0.5)
-            device._take(background, None)
-        give_way(background)
+            device._take(False, None)
+        give_way()
 
     monkeypatch.setattr(device, "give_way", to_another)
     wait_until_idle()
