@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from monailabel.interfaces.app import MONAILabelApp
@@ -12,6 +13,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
+from monailabel_app.lib.batch import Batch
 from monailabel_app.lib.parts import Parts
 from monailabel_app.lib.strategies.unlabelled import strategies
 from monailabel_app.lib.tasks import TaskRunningError, is_running, refuse_running, start_batch, start_task
@@ -46,6 +48,10 @@ class SamLoraLabel(MONAILabelApp):
     def init_trainers(self) -> dict[str, TrainTask]:
         """Training of an adapter."""
         return {"sam_lora": self.parts.training}
+
+    def init_batch_infer(self) -> Callable[..., dict[str, Any]]:
+        """Drafts of many images."""
+        return Batch()
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Which image comes next."""
