@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import requests
 import uvicorn
 from monailabel.utils.async_tasks import utils
 
 from monailabel_app.lib.serving import TASKS, _Server, read_token, rules_of, serve
 from tests.conftest import REPOSITORY, run_python
+from tests.monailabel_app.served import served
 
 
 def test_a_token_is_long_enough_and_there(tmp_path):
@@ -37,6 +39,22 @@ def test_a_server_may_be_called_by_the_address_it_listens_on(host, name):
     assert name in rules.allowed_hosts
     assert len(set(rules.allowed_hosts)) == len(rules.allowed_hosts) <= 4
     assert (rules.token, rules.allowed_origins) == ("t" * 16, ("http://viewer.example",))
+
+
+@pytest.mark.parametrize("name", ["http://label.example.org", "label.example.org:8000", "*", "", "a b", "[::1]:80"])
+def test_a_name_that_no_client_could_call_it_by_is_refused(name):
+    with pytest.raises(ValueError, match="allowed_hosts must be names or addresses, without http:// and port, got"):
+        rules_of("127.0.0.1", None, [], [name])
+
+
+@pytest.mark.accept
+def test_a_server_on_an_ipv6_address_answers(tmp_path):
+    (tmp_path / "studies").mkdir()
+    with served(tmp_path / "studies", "--host", "::1", "--allowed-hosts", "label.example.org,192.0.2.7") as (url, _):
+        assert url.startswith("http://[::1]:")
+        assert requests.get(f"{url}/info/", timeout=20).status_code == 200
+        for host, status in (("label.example.org", 200), ("192.0.2.7:80", 200), ("evil.example", 403)):
+            assert requests.get(f"{url}/info/", headers={"Host": host}, timeout=20).status_code == status
 
 
 @pytest.mark.parametrize(
