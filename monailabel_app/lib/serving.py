@@ -18,6 +18,7 @@ from monailabel_app.server import ServerRules, create_server
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[\w.-]+|\[[\w:.%]+\]")
+_OPEN_FILES = 16384  # eight uploads of 2 GB, file for file of 1 MB
 TASKS = ("train", "scoring", "batch_infer")  # MONAI Label's names for what runs in a process of its own
 
 
@@ -59,11 +60,24 @@ def serve(
         logger.warning(
             "host %s: clients on other machines are refused until --allowed-hosts says how they call it.", host
         )
+    allow_open_files()
     app = app_instance()
     app.server_mode(True)
     app.on_init_complete()
     server = create_server(app, rules)
     _Server(uvicorn.Config(server, host=host, port=port, log_config=None, access_log=False)).run()
+
+
+def allow_open_files() -> None:
+    """Let the process open as many files as its user may: of an upload each file of over 1 MB is one until it is read."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def rules_of(host: str, token: str | None, origins: Sequence[str], allowed_hosts: Sequence[str] = ()) -> ServerRules:

@@ -225,6 +225,16 @@ def test_only_with_the_token(app):
     assert client.get("/info/", headers=headers).status_code == 200
 
 
+def test_a_series_of_many_slices_is_a_session_and_one_without_end_is_refused(client, app):
+    slices = [("files", (f"{number}.dcm", b"x")) for number in range(1500)]
+    session = client.put("/session/", files=slices).json()["session_id"]
+    assert len(list(Path(app.sessions().get_session(session).image).iterdir())) == 1500
+    client.delete(f"/session/{session}")
+    refused = client.put("/session/", files=[("files", ("x.dcm", b"x"))] * 4001)
+    assert refused.status_code == 400
+    assert refused.json()["detail"] == "Too many files. Maximum number of files is 4000."
+
+
 @pytest.mark.parametrize(
     "host",
     [

@@ -1,6 +1,7 @@
 """Starting a server: what cannot be is said before anything is loaded."""
 
 import asyncio
+import resource
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import requests
 import uvicorn
 from monailabel.utils.async_tasks import utils
 
-from monailabel_app.lib.serving import TASKS, _Server, read_token, rules_of, serve
+from monailabel_app.lib.serving import TASKS, _Server, allow_open_files, read_token, rules_of, serve
 from tests.conftest import REPOSITORY, run_python
 from tests.monailabel_app.served import served
 
@@ -81,6 +82,17 @@ def test_a_port_in_use_is_said_so(tmp_path):
         done = run_python(REPOSITORY / "scripts" / "serve.py", "--studies", ".", "--port", port, cwd=tmp_path)
     assert done.returncode == 1
     assert f"Port {port} of 127.0.0.1 cannot be used" in done.stderr
+
+
+def test_as_many_files_may_be_open_as_the_user_may():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        allow_open_files()
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert 512 < allowed <= 16384
 
 
 def test_one_that_ended_by_itself_just_now_keeps_no_other_from_being_ended(monkeypatch):
