@@ -1,5 +1,6 @@
 """Processes in the background: whatever becomes of one, its status says so."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ class App:
 def started(monkeypatch):
     """Starts a scoring whose process runs this Python code; gives what the status says of it."""
     for kept in (utils.background_tasks, utils.background_processes, utils.background_executors):
-        monkeypatch.delitem(kept, "scoring", raising=False)
+        for method in ("scoring", "train"):
+            monkeypatch.delitem(kept, method, raising=False)
     monkeypatch.setattr("monailabel.utils.async_tasks.task.app_instance", App)
     monkeypatch.setenv("PYTHONPATH", "")
     popen, processes = subprocess.Popen, []
@@ -42,13 +44,25 @@ def started(monkeypatch):
     for process in processes:
         process.kill()
         process.wait()
-    utils.background_executors["scoring"].shutdown()
+    for method in ("scoring", "train"):
+        if method in utils.background_executors:
+            utils.background_executors[method].shutdown()
 
 
 def test_one_that_ends_well_is_done(started):
     status, _ = started("print('looked at all')")
     assert wait_for(lambda: not is_running("scoring"), 20)
     assert (status()["status"], list(status()["details"])) == ("DONE", ["looked at all"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_a_training_has_the_processor_before_scorings_and_batches(started):
+    status, _ = started("import os; print(os.nice(0))")
+    assert wait_for(lambda: not is_running("scoring"), 20)
+    start_task("train", {})
+    assert wait_for(lambda: not is_running("train"), 20)
+    assert list(AsyncTask.status("train")[0]["details"]) == [str(os.nice(0))]
+    assert list(status()["details"]) == [str(min(19, os.nice(0) + 10))]
 
 
 def test_one_that_is_killed_has_failed_with_a_sentence(started):
