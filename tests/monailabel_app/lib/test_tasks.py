@@ -47,6 +47,8 @@ def started(monkeypatch):
     for method in ("scoring", "train"):
         if method in utils.background_executors:
             utils.background_executors[method].shutdown()
+        for kept in (utils.background_tasks, utils.background_processes, utils.background_executors):
+            kept.pop(method, None)  # what was there before comes back with monkeypatch
 
 
 def test_one_that_ends_well_is_done(started):
