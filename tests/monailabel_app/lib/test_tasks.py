@@ -21,12 +21,17 @@ class App:
     bundle_path = staticmethod(lambda _: None)
 
 
+def forget():
+    for executor in utils.background_executors.values():
+        executor.shutdown()
+    for kept in (utils.background_tasks, utils.background_processes, utils.background_executors):
+        kept.clear()
+
+
 @pytest.fixture
 def started(monkeypatch):
     """Starts a scoring whose process runs this Python code; gives what the status says of it."""
-    for kept in (utils.background_tasks, utils.background_processes, utils.background_executors):
-        for method in ("scoring", "train"):
-            monkeypatch.delitem(kept, method, raising=False)
+    forget()
     monkeypatch.setattr("monailabel.utils.async_tasks.task.app_instance", App)
     monkeypatch.setenv("PYTHONPATH", "")
     popen, processes = subprocess.Popen, []
@@ -44,11 +49,7 @@ def started(monkeypatch):
     for process in processes:
         process.kill()
         process.wait()
-    for method in ("scoring", "train"):
-        if method in utils.background_executors:
-            utils.background_executors[method].shutdown()
-        for kept in (utils.background_tasks, utils.background_processes, utils.background_executors):
-            kept.pop(method, None)  # what was there before comes back with monkeypatch
+    forget()
 
 
 def test_one_that_ends_well_is_done(started):
