@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from monailabel.interfaces.app import MONAILabelApp
@@ -12,6 +13,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
+from monailabel_app.lib.batch import Batch
 from monailabel_app.lib.parts import Parts
 from monailabel_app.lib.strategies.unlabelled import strategies
 from monailabel_app.lib.tasks import TaskRunningError, is_running, refuse_running, start_batch, start_task
@@ -46,6 +48,10 @@ class SamLoraLabel(MONAILabelApp):
     def init_trainers(self) -> dict[str, TrainTask]:
         """Training of an adapter."""
         return {"sam_lora": self.parts.training}
+
+    def init_batch_infer(self) -> Callable[..., dict[str, Any]]:
+        """Drafts of many images."""
+        return Batch()
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Which image comes next."""
@@ -90,10 +96,29 @@ class SamLoraLabel(MONAILabelApp):
     def on_init_complete(self) -> None:
         """Warm up; only a server does, a training's process has no use for it."""
         super().on_init_complete()
+        watch = Watch(self.parts.service.adapters.registry, self._follow)
+        self._follow_names()  # of a champion that was promoted since the names were read
+        watch.start()
         self.parts.service.warm_up()
-        if self.parts.drafts:
-            Watch(self.parts.service.adapters.registry, self._refresh).start()
         logger.info("warm: the first click will not wait for the network to load")
+
+    def _follow(self, champion: str) -> bool:
+        """After a promotion or a roll-back: its labels join the names; drafts and scores, where they are wanted.
+
+        Args:
+            champion: what serves now.
+
+        Returns:
+            Whether all is begun.
+        """
+        self._follow_names()
+        return not self.parts.drafts or self._refresh(champion)
+
+    def _follow_names(self) -> None:
+        try:
+            self.parts.learn_names()
+        except ValueError as error:  # it serves all the same, under the names that are there
+            logger.warning("what the champion calls its labels does not join the names: %s", error)
 
     def _refresh(self, champion: str) -> bool:
         """After a promotion: draw drafts of what nobody has labelled anew, and look at all images for the strategies.

@@ -39,7 +39,8 @@ def create_server(app: MONAILabelApp, rules: ServerRules) -> FastAPI:
         app: answers.
         rules: who may ask for how much.
     """
-    server = FastAPI(title="SAM-LoRA label server", version=__version__, docs_url="/docs", redoc_url=None)
+    # FastAPI's pages about the routes load scripts from another server
+    server = FastAPI(title="SAM-LoRA label server", version=__version__, docs_url=None, redoc_url=None)
     server.add_middleware(Guard, rules=rules)
     parts = app.parts
     _add_errors(server, [parts.service.adapters.folder, parts.folder])

@@ -19,7 +19,7 @@ APP = ROOT / "monailabel_app"
 def main(  # noqa: PLR0913  a command has options
     studies: str, labels: Any = None, adapters: str | None = None, device: str = "auto", port: int = 8000,
     host: str = "127.0.0.1", token_file: str | None = None, variant: str = "vit_t", origins: Any = None,
-    train_every: int = 0, margin: float = 0.02, drafts: bool = False,
+    train_every: int = 0, margin: float = 0.02, drafts: bool = False, allowed_hosts: Any = None,
 ) -> None:  # fmt: skip
     """Serve the images of a folder, until Ctrl-C.
 
@@ -29,8 +29,9 @@ def main(  # noqa: PLR0913  a command has options
         adapters: folder of adapters, see `adapter.py list`; trained ones are put there. By default in the studies folder.
         device: auto, cpu or cuda:N.
         port: where to listen.
-        host: of which address, by which the server may then be called; for others than this machine put TLS in front,
-            see SECURITY.md.
+        host: of which address, like 192.0.2.7 or ::1; for others than this machine put TLS in front, see SECURITY.md.
+        allowed_hosts: names and addresses by which clients call the server, like label.example.org,192.0.2.7; it
+            answers to 127.0.0.1, localhost, [::1] and host in any case, and to no other name.
         token_file: file with the secret that clients must give as password; none: whoever reaches the port may use it.
         variant: base that serves before there is an adapter.
         origins: web pages that may use the server from a browser, like http://127.0.0.1:3000.
@@ -65,7 +66,7 @@ def main(  # noqa: PLR0913  a command has options
     # Imported here: MONAI Label reads its settings from the environment when it is imported.
     from monailabel_app.lib.serving import serve
 
-    serve(host, port, token_file, _words(origins))
+    serve(host, port, token_file, _words(origins), _words(allowed_hosts))
 
 
 def _words(given: Any) -> list[str]:
@@ -75,7 +76,7 @@ def _words(given: Any) -> list[str]:
 def _refuse_taken(host: str, port: int) -> None:
     if not isinstance(port, int) or not 1 <= port <= 65535:
         raise ValueError(f"port must be a whole number from 1 to 65535, got {port!r}.")
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from sam_lora.adapter import AdapterError, read_adapter
-from sam_lora.files import write_aside, write_json
+from sam_lora.files import clear_leftovers, write_aside, write_json
 from sam_lora.weights import file_digest
 
 ENDING = ".safetensors"
@@ -232,9 +233,17 @@ class Registry:
     def _write(self, line: list[dict[str, Any]], events: list[dict[str, Any]]) -> None:
         write_json(self._pointer, {"line": line, "events": events})
 
-    def _locked(self) -> FileLock:
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Nobody else writes what is written under this lock: what is left of that was a killed process's."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / ".lock")
+        with FileLock(self.folder / ".lock"):
+            for left in self.folder.glob(".*.part"):
+                file = left.name[1:].rsplit(".", 2)[0]
+                # an adapter without a pedigree is somebody's who writes it here by hand, maybe now
+                if file.endswith(".json") or (self.folder / f"{file.removesuffix(ENDING)}.json").exists():
+                    clear_leftovers(self.folder, file)
+            yield
 
 
 def _may_be_called(name: str) -> bool:

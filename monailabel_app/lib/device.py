@@ -46,13 +46,13 @@ class Device:
         finally:
             self._release()
 
-    def give_way(self, background: bool = False) -> None:
-        """Let those who wait go first; only for the holder, who has the device again afterwards."""
+    def give_way(self) -> None:
+        """Let requests that wait go first; only for a request that holds the device, which it has again afterwards."""
         with self._condition:
             if not self._requests:
                 return
         self._release()
-        self._take(background, None)
+        self._take(False, None)
 
     def _take(self, background: bool, timeout: float | None) -> None:
         ticket, queue = object(), self._background if background else self._requests

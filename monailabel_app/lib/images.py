@@ -66,6 +66,12 @@ class Images:
             with self._lock:
                 self._reading.pop(key, None)
 
+    def forget(self, path: Path) -> None:
+        """Give up what was read from a file that is not asked for again."""
+        with self._lock:
+            for key in [key for key in self._held if key[0][0] == str(path)]:
+                del self._held[key]
+
     def _held_or_read(self, key: tuple, path: Path, intensity: Mapping[str, Sequence[float]]) -> Study:
         with self._lock:
             if key in self._held:

@@ -46,7 +46,8 @@ class Parts:
         device = find_device(str(conf.get("device") or "auto"))
         self.service = Service(adapters, str(device), str(conf.get("variant") or "vit_t"))
         named = [name.strip() for name in str(conf.get("labels") or "").split(",") if name.strip()]
-        self.labels.append([*named, *self._learned()])
+        self.labels.append(named)
+        self.learn_names()
         self.prompted = Prompted(self.service, self.labels.read)
         self.automatic = Automatic(self.service, self.labels.read)
         self.training = LoraTraining(
@@ -58,6 +59,10 @@ class Parts:
         self.seen = SeenFile(records / "seen.json")
         self.scoring = Scoring(self.service, self.seen)
 
-    def _learned(self) -> list[str]:
-        """Names that the champion was trained on."""
-        return list(self.service.adapters.champion_labels().values())
+    def learn_names(self) -> None:
+        """Append what the champion calls its labels to the names that are annotated.
+
+        Raises:
+            ValueError: if the champion cannot be read, or a name of it cannot be one here.
+        """
+        self.labels.append(list(self.service.adapters.champion_labels().values()))

@@ -155,6 +155,11 @@ class Service:
         while len(self._answered) > _REMEMBERED:
             self._answered.popitem(last=False)
 
+    def forget(self, path: Path) -> None:
+        """Give up what is kept of an image that is not asked for again."""
+        self.images.forget(path)
+        self._answered.pop(str(path), None)
+
     def make_room(self) -> None:
         """Give a GPU's memory back before a training wants it; a CPU's is not scarce."""
         self._ahead.stop()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +12,14 @@ from pathlib import Path
 import uvicorn
 from monailabel.interfaces.utils.app import app_instance
 
+from monailabel_app.lib.http.guard import host_name
 from monailabel_app.lib.tasks import stop_task
 from monailabel_app.server import ServerRules, create_server
 
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[\w.-]+|\[[\w:.%]+\]")
+_OPEN_FILES = 16384  # eight uploads of 2 GB, file for file of 1 MB
 TASKS = ("train", "scoring", "batch_infer")  # MONAI Label's names for what runs in a process of its own
 
 
@@ -22,7 +29,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            print(f"ready: http://{self.config.host}:{self.config.port}", flush=True)  # noqa: T201  the command's answer
+            print(f"ready: http://{host_name(self.config.host)}:{self.config.port}", flush=True)  # noqa: T201  the command's answer
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
@@ -30,7 +37,9 @@ class _Server(uvicorn.Server):
             stop_task(method)
 
 
-def serve(host: str, port: int, token_file: str | None, origins: Sequence[str]) -> None:
+def serve(
+    host: str, port: int, token_file: str | None, origins: Sequence[str], allowed_hosts: Sequence[str] = ()
+) -> None:
     """Warm up, print that the server is ready, and answer until the process is ended.
 
     Args:
@@ -38,34 +47,61 @@ def serve(host: str, port: int, token_file: str | None, origins: Sequence[str]) 
         port: likewise.
         token_file: with the secret that clients must give; None for none.
         origins: web pages that may use the server from a browser.
+        allowed_hosts: names and addresses by which clients may call the server, beside this machine's own and ``host``.
 
     Raises:
-        ValueError: if the token file is missing or empty, or others than this machine could come without a token.
+        ValueError: if the token file is missing or empty, if others than this machine could come without a token, or
+            an allowed host is neither a name nor an address.
     """
     token = None if token_file is None else read_token(Path(token_file))
     if token is None and host not in ("127.0.0.1", "localhost", "::1"):
         raise ValueError(f"host {host} can be reached by others: give --token_file too, and put TLS in front.")
+    rules = rules_of(host, token, origins, allowed_hosts)
+    if host in ("0.0.0.0", "::") and not allowed_hosts:  # noqa: S104  that is what is warned of
+        logger.warning(
+            "host %s: clients on other machines are refused until --allowed-hosts says how they call it.", host
+        )
+    allow_open_files()
     app = app_instance()
     app.server_mode(True)
     app.on_init_complete()
-    server = create_server(app, rules_of(host, token, origins))
+    server = create_server(app, rules)
     # What is there now stays: 700,000 objects that Python would look through every so often, half a second each time,
     # while somebody waits for an answer.
     gc.freeze()
     _Server(uvicorn.Config(server, host=host, port=port, log_config=None, access_log=False)).run()
 
 
-def rules_of(host: str, token: str | None, origins: Sequence[str]) -> ServerRules:
+def allow_open_files() -> None:
+    """Let the process open as many files as its user may: of an upload each file of over 1 MB is one until it is read."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def rules_of(host: str, token: str | None, origins: Sequence[str], allowed_hosts: Sequence[str] = ()) -> ServerRules:
     """What a server allows that listens on an address: by that it may be called too.
 
     Args:
         host: the address.
         token: see :class:`monailabel_app.lib.http.guard.ServerRules`.
         origins: likewise.
+        allowed_hosts: see :func:`serve`.
+
+    Raises:
+        ValueError: if an allowed host is neither a name nor an address.
     """
-    name = f"[{host}]" if ":" in host else host
-    names = tuple(dict.fromkeys([*ServerRules.allowed_hosts, name]))
-    return ServerRules(token=token, allowed_hosts=names, allowed_origins=tuple(origins))
+    names = [host_name(name) for name in (host, *allowed_hosts)]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"allowed_hosts must be names or addresses, without http:// and port, got {name!r}.")
+    names = list(dict.fromkeys([*ServerRules.allowed_hosts, *names]))
+    return ServerRules(token=token, allowed_hosts=tuple(names), allowed_origins=tuple(origins))
 
 
 def read_token(path: Path) -> str:

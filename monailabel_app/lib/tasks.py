@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import psutil
 from monailabel.utils.async_tasks.task import AsyncTask
+from monailabel.utils.async_tasks.utils import background_executors, processes
 
+logger = logging.getLogger(__name__)
+
+RUNNING = ("SUBMITTED", "RUNNING")  # MONAI Label's words for what has not ended
+_NICE = 10  # a process of this niceness gets a tenth of what one without gets, where they want the same processor
 _starting = threading.Lock()  # of two requests at the same moment one starts a task, the other is told that it runs
 
 
@@ -18,7 +31,7 @@ class TaskRunningError(RuntimeError):
 def is_running(method: str) -> bool:
     """Whether a task of a kind is running, or about to."""
     tasks, _ = AsyncTask.status(method, all=True)
-    return any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks or [])
+    return any(task["status"] in RUNNING for task in tasks or [])
 
 
 def start_batch(model: str, images: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +75,57 @@ def start_task(method: str, request: dict[str, Any]) -> dict[str, Any]:
     """
     with _starting:
         refuse_running(method)
+        step_back = None if method == "train" else _step_back
+        background_executors.setdefault(method, _Thread(max_workers=1, initializer=step_back))
         task, reason = AsyncTask.run(method, request=request)
     if task is None:
         raise TaskRunningError(str(reason))
     return dict(task)
+
+
+class _Thread(ThreadPoolExecutor):
+    """Where MONAI Label follows the processes of a kind of task: what it forgets when one fails is done here."""
+
+    def submit(self, follow: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Follow a process in a thread.
+
+        Args:
+            follow: MONAI Label's function for it.
+            args: the task, its kind, and what else that function takes.
+            kwargs: likewise.
+        """
+        future = super().submit(follow, *args, **kwargs)
+        future.add_done_callback(partial(_see_end, *args[:2]))
+        return future
+
+
+def _step_back() -> None:
+    """Let clicks and trainings have the processor first: what this thread starts has its priority, on Linux."""
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own, and the server's must stay
+        os.nice(_NICE)
+
+
+def _see_end(task: dict[str, Any], method: str, future: Future[Any]) -> None:
+    """Say of a task that failed that it did, and why."""
+    error = future.exception()
+    if error is not None:
+        logger.error("the task of %s cannot be followed any more", method, exc_info=error)
+        process = processes(method).pop(task["id"], None)
+        if process is not None:
+            _end(process.pid)
+    if task["status"] in RUNNING:
+        task |= {"status": "ERROR", "end_ts": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+    if task["status"] == "ERROR":
+        said = "Its process ended before its work was done: the lines above are the last it said, the log has all."
+        if error is not None:
+            said = f"The server could not start its process, or lost it: {error}"
+        task.setdefault("details", deque(maxlen=20)).append(said)
+
+
+def _end(pid: int) -> None:
+    """End a process and all that it has started."""
+    try:
+        for process in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid)):
+            process.kill()
+    except psutil.NoSuchProcess:  # it ended by itself just now
+        return

@@ -6,8 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from monailabel_app.lib.tasks import TaskRunningError
-from sam_lora.registry import Registry, RegistryError
+from sam_lora.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -45,5 +44,5 @@ class Watch:
         while not self._ended.wait(self.seconds):
             try:
                 self.look()
-            except (RegistryError, TaskRunningError):  # the next request says so too; the next look may find it mended
+            except Exception:  # the next request says so too; the next look may find it mended
                 logger.exception("what follows a promotion has to wait")

@@ -31,8 +31,9 @@ def served(studies, *options, log=None):
         )  # fmt: skip
     with ended(process):
         said = iter(process.stdout.readline, "")  # libraries print too
-        assert any(line.startswith("ready: ") for line in said), log.read_text(encoding="utf-8")[-3000:]
-        yield f"http://127.0.0.1:{port}", process
+        ready = next((line for line in said if line.startswith("ready: ")), None)
+        assert ready, log.read_text(encoding="utf-8")[-3000:]
+        yield ready.removeprefix("ready: ").strip(), process
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from monailabel_app.lib.http.guard import ServerRules
+from monailabel_app.lib.serving import rules_of
 from monailabel_app.main import SamLoraLabel
 from monailabel_app.server import create_server
 from sam_lora.cases import write_nifti
@@ -87,6 +88,11 @@ REFUSED = {
     "S7 the log": (lambda c: c.get("/logs/"), 404, "Not Found"),
     "S7 a type": (lambda c: infer(c, roi=BOX, label="liver", result_dtype="object"), 400, "result_dtype must be one of"),
     "S8 pages": (lambda c: c.get("/static/x"), 404, "Not Found"),
+    "pages about the routes, which load others' scripts": (lambda c: c.get("/docs"), 404, "Not Found"),
+    "likewise": (lambda c: c.get("/redoc"), 404, "Not Found"),
+    "a name of a longer name": (lambda c: c.get("/info/", headers={"Host": "localhost.evil.example:8000"}), 403, "The server is not called 'localhost.evil.example'"),
+    "an address without brackets": (lambda c: c.get("/info/", headers={"Host": "::1"}), 403, "The server is not called '::1'"),
+    "no host": (lambda c: c.get("/info/", headers={"Host": ""}), 403, "--allowed-hosts adds names"),
     "ohif": (lambda c: c.get("/ohif/"), 404, "Not Found"),
     "another host": (lambda c: c.get("/info/", headers={"Host": "evil.example"}), 403, "The server is not called 'evil.example'"),
     "another page": (lambda c: c.get("/info/", headers={"Origin": "http://evil.example"}), 403, "Pages from http://evil.example may not use this server"),
@@ -205,7 +211,7 @@ def test_a_session_of_several_files_has_no_one_file(client):
 def test_only_with_the_token(app):
     rules = ServerRules(token="correct horse battery", allowed_origins=("http://viewer.example",))  # noqa: S106
     client = TestClient(create_server(app, rules), base_url="http://localhost", raise_server_exceptions=False)
-    for path in ("/info/", "/openapi.json", "/docs", "/datastore/", "/auth/token/valid"):
+    for path in ("/info/", "/openapi.json", "/datastore/", "/auth/token/valid"):
         refused = client.get(path, headers={"Origin": "http://viewer.example"})
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"] == "Bearer"
@@ -217,6 +223,35 @@ def test_only_with_the_token(app):
     token = client.post("/auth/token", data={"username": "u", "password": "correct horse battery"}).json()
     headers = {"Authorization": f"{token['token_type']} {token['access_token']}"}
     assert client.get("/info/", headers=headers).status_code == 200
+
+
+def test_a_series_of_many_slices_is_a_session_and_one_without_end_is_refused(client, app):
+    slices = [("files", (f"{number}.dcm", b"x")) for number in range(1500)]
+    session = client.put("/session/", files=slices).json()["session_id"]
+    assert len(list(Path(app.sessions().get_session(session).image).iterdir())) == 1500
+    client.delete(f"/session/{session}")
+    refused = client.put("/session/", files=[("files", ("x.dcm", b"x"))] * 4001)
+    assert refused.status_code == 400
+    assert refused.json()["detail"] == "Too many files. Maximum number of files is 4000."
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "LocalHost:8000",
+        "[::1]",
+        "[::1]:8000",
+        "[0:0:0:0:0:0:0:1]:8000",
+        "Label.example.org",
+        "192.0.2.7:80",
+    ],
+)
+def test_it_answers_to_the_names_that_it_may_be_called_by(app, host):
+    rules = rules_of("::1", None, [], ["label.Example.org", "192.0.2.7"])
+    client = TestClient(create_server(app, rules), base_url="http://127.0.0.1:8000")
+    assert client.get("/info/", headers={"Host": host}).status_code == 200
+    assert client.get("/info/", headers={"Host": "192.0.2.8:80"}).status_code == 403
 
 
 def test_a_page_that_may_is_told_so(app):

@@ -164,3 +164,13 @@ def test_processes_that_promote_at_once_lose_no_event(registry, trained):
     assert len(state["events"]) == 20
     assert sorted(one["name"] for one in state["line"]) == ["a", "b"]
     assert {one["digest"] for one in state["line"]} == {file_digest(trained, "sha256")}
+
+
+def test_what_killed_processes_were_writing_is_removed_and_what_somebody_writes_by_hand_is_not(registry, trained):
+    add(registry, trained, "a")
+    left = [".champion.json.1.part", ".b.json.1.part", ".a.safetensors.1.part"]
+    for name in (*left, ".mine.safetensors.1.part"):
+        (registry.folder / name).touch()
+    registry.promote("a", "")
+    assert sorted(path.name for path in registry.folder.glob(".*.part")) == [".mine.safetensors.1.part"]
+    assert registry.champion() == "a"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -19,6 +21,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+_HOST = re.compile(r"(\[[^\[\]]+\]|[^:\[\]]+)(:\d*)?")  # a name or an address, IPv6 in brackets, and perhaps a port
 OPEN_PATHS = ("/auth/", "/auth/token")  # where a client asks for a token, and gets it
 
 
@@ -28,7 +31,7 @@ class ServerRules:
 
     Args:
         token: the secret that clients must give; None: whoever reaches the port may use it.
-        allowed_hosts: names, without port, by which the server may be called.
+        allowed_hosts: names, without port, by which the server may be called, as :func:`host_name` writes them.
         allowed_origins: web pages that may use it from a browser, like "http://127.0.0.1:3000".
         max_body_bytes: of a request.
         max_waiting: inferences that may wait or run at once; more are told to come back.
@@ -41,6 +44,16 @@ class ServerRules:
     max_body_bytes: int = 2 << 30
     max_waiting: int = 16
     max_wait_seconds: float = 120.0
+
+
+def host_name(host: str) -> str:
+    """How a name or an address is written in a URL: small letters, IPv6 at its shortest and in brackets."""
+    bare = host.strip("[]").lower()
+    try:
+        address = ip_address(bare)
+    except ValueError:
+        return bare
+    return f"[{address}]" if address.version == 6 else bare
 
 
 class Guard:
@@ -79,10 +92,11 @@ class Guard:
                 await answer.refuse(500, "The server failed at this request; its log says why.")
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-        host = headers.get("host", "")
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        host = _HOST.fullmatch(headers.get("host", ""))
+        name = host_name(host[1]) if host else headers.get("host", "")
         if name not in self.rules.allowed_hosts:
-            return 403, f"The server is not called {name[:100]!r}: use one of {', '.join(self.rules.allowed_hosts)}."
+            allowed = ", ".join(self.rules.allowed_hosts)
+            return 403, f"The server is not called {name[:100]!r}: use one of {allowed}; --allowed-hosts adds names."
         origin = headers.get("origin")
         if origin is not None and origin not in self.rules.allowed_origins:
             return 403, f"Pages from {origin[:100]} may not use this server; --origins names those that may."

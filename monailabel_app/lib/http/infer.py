@@ -57,7 +57,9 @@ def infer_routes(app: MONAILabelApp, rules: ServerRules) -> APIRouter:
         request = {"model": model, **allowed(read_params(params), INFER_PARAMS)}
         with a_place(), ExitStack() as stack:
             if file is not None:
-                request["image"] = str(stack.enter_context(received(file.file, file.filename)))
+                upload = stack.enter_context(received(file.file, file.filename))
+                stack.callback(app.parts.service.forget, upload)  # the next upload has another path
+                request["image"] = str(upload)
             else:
                 request["image"] = (
                     find_session(app, session_id)[1].image if session_id else app.datastore().get_image_uri(image)

@@ -16,6 +16,7 @@ from monailabel_app.lib.datastores.local import StudiesFolder
 from monailabel_app.lib.http.checks import RequestError, read_params, received, safe_name
 from monailabel_app.lib.http.infer import find_session
 
+MAX_SESSION_FILES = 4000  # slices of a series; FastAPI's own limit is 1000
 _BLOCK = 1 << 20
 
 
@@ -122,7 +123,7 @@ def session_routes(app: MONAILabelApp) -> APIRouter:  # noqa: C901  one function
     """``/session/...``: images that a user brings along, which are not kept."""
     router = APIRouter(prefix="/session")
 
-    @router.put("/")
+    @router.put("/", form_limits={"max_files": MAX_SESSION_FILES})
     def create(files: Annotated[list[UploadFile], File()], uncompress: bool = False, expiry: int = 0) -> Any:
         if uncompress:
             raise RequestError("uncompress is not supported: send the files themselves.")

@@ -55,3 +55,13 @@ def test_the_least_recently_used_is_forgotten(tmp_path):
 def test_an_image_that_is_gone_is_said_so(tmp_path):
     with pytest.raises(CaseError, match=r"The image gone\.nii\.gz is not there any more"):
         Images().get(tmp_path / "gone.nii.gz", DEFAULT_INTENSITY)
+
+
+def test_what_is_forgotten_is_not_held_whatever_its_intensity(tmp_path):
+    images = Images()
+    for name in ("a", "b"):
+        for intensity in (DEFAULT_INTENSITY, {"window": [0.5, 1.0]}):
+            images.get(write(tmp_path / f"{name}.nii.gz"), intensity)
+    images.forget(tmp_path / "a.nii.gz")
+    images.forget(tmp_path / "unknown.nii.gz")
+    assert [key[0][0] for key in images._held] == [str(tmp_path / "b.nii.gz")] * 2

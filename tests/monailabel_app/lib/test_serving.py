@@ -1,16 +1,19 @@
 """Starting a server: what cannot be is said before anything is loaded."""
 
 import asyncio
+import resource
 import socket
 import subprocess
 import sys
 
 import pytest
+import requests
 import uvicorn
 from monailabel.utils.async_tasks import utils
 
-from monailabel_app.lib.serving import TASKS, _Server, read_token, rules_of, serve
+from monailabel_app.lib.serving import TASKS, _Server, allow_open_files, read_token, rules_of, serve
 from tests.conftest import REPOSITORY, run_python
+from tests.monailabel_app.served import served
 
 
 def test_a_token_is_long_enough_and_there(tmp_path):
@@ -39,6 +42,22 @@ def test_a_server_may_be_called_by_the_address_it_listens_on(host, name):
     assert (rules.token, rules.allowed_origins) == ("t" * 16, ("http://viewer.example",))
 
 
+@pytest.mark.parametrize("name", ["http://label.example.org", "label.example.org:8000", "*", "", "a b", "[::1]:80"])
+def test_a_name_that_no_client_could_call_it_by_is_refused(name):
+    with pytest.raises(ValueError, match="allowed_hosts must be names or addresses, without http:// and port, got"):
+        rules_of("127.0.0.1", None, [], [name])
+
+
+@pytest.mark.accept
+def test_a_server_on_an_ipv6_address_answers(tmp_path):
+    (tmp_path / "studies").mkdir()
+    with served(tmp_path / "studies", "--host", "::1", "--allowed-hosts", "label.example.org,192.0.2.7") as (url, _):
+        assert url.startswith("http://[::1]:")
+        assert requests.get(f"{url}/info/", timeout=20).status_code == 200
+        for host, status in (("label.example.org", 200), ("192.0.2.7:80", 200), ("evil.example", 403)):
+            assert requests.get(f"{url}/info/", headers={"Host": host}, timeout=20).status_code == status
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -63,6 +82,17 @@ def test_a_port_in_use_is_said_so(tmp_path):
         done = run_python(REPOSITORY / "scripts" / "serve.py", "--studies", ".", "--port", port, cwd=tmp_path)
     assert done.returncode == 1
     assert f"Port {port} of 127.0.0.1 cannot be used" in done.stderr
+
+
+def test_as_many_files_may_be_open_as_the_user_may():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        allow_open_files()
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert 512 < allowed <= 16384
 
 
 def test_one_that_ended_by_itself_just_now_keeps_no_other_from_being_ended(monkeypatch):

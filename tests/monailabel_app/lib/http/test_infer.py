@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,14 +65,14 @@ def test_what_has_begun_goes_on_however_long_others_have_the_device(app, client,
     device, given = app.parts.service.device, threading.Event()
     give_way = device.give_way
 
-    def to_another(background=False):
+    def to_another():
         if not given.is_set():
             given.set()
             device._release()
             with device.hold():
                 threading.Event().wait(0.5)
-            device._take(background, None)
-        give_way(background)
+            device._take(False, None)
+        give_way()
 
     monkeypatch.setattr(device, "give_way", to_another)
     wait_until_idle()
@@ -89,3 +90,14 @@ def test_what_a_server_does_by_itself_waits_as_long_as_it_takes(app):
         assert thread.is_alive()
     thread.join(60)
     assert len(answers) == 1
+
+
+def test_nothing_is_kept_of_an_image_that_came_with_the_request(app, client):
+    service = app.parts.service
+    held, answered = list(service.images._held), list(service._answered)
+    with Path(app.datastore().get_image_uri("a")).open("rb") as image:
+        asked = {"files": {"file": ("mine.nii.gz", image)}, "data": {"params": json.dumps(REQUESTS["sam_lora"])}}
+        assert client.post("/infer/sam_lora", **asked).status_code == 200
+    refused = client.post("/infer/sam_lora", files={"file": ("x.nii.gz", b"no image")})
+    assert refused.status_code == 400
+    assert (list(service.images._held), list(service._answered)) == (held, answered)
