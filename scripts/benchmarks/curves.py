@@ -42,8 +42,8 @@ def write_page(figures: Mapping[str, Any], folder: Path) -> None:
     text = f"""{SECTION}
 Made by `python scripts/benchmark.py active_learning --write`. A simulated annotator labels what a strategy shows him: hippocampus,
 30 cases in the pool, {", ".join(map(str, figures["counts"]))} labelled, {len(figures["runs"])} seeds, the first case shared; {figures["seconds"]:g} s of
-training (preset `decoder`, 128 px) after each round; every third slice looked at and measured on cases 61-80. Area: mean Dice over
-the rounds; 95 % intervals by drawing seeds and cases. A strategy whose interval against `random` holds zero has not been shown to
+training (preset `decoder`, 128 px, without corrections, the pool's embeddings made before) after each round; every third slice
+looked at and measured on cases 61-80. Area: mean Dice over the rounds; 95 % intervals by drawing seeds and cases. A strategy whose interval against `random` holds zero has not been shown to
 beat it here.
 
 {table}
