@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsons
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,26 @@ from tqdm import tqdm
 from benchmarks.cohorts import Cohort, Entry, load_cohort
 from benchmarks.curves import write_page
 from benchmarks.measuring import measure
-from benchmarks.peers.job import Job, sam_segmenter
+from benchmarks.peers.job import Job
 from benchmarks.peers.ours import ADAPTER, CONFIGS, run_folder, train_preset
 from sam_lora.build import build_sam_lora
+from sam_lora.cache import TensorCache
 from sam_lora.cases import read_case
 from sam_lora.datasets import three_channels
 from sam_lora.embedding import Embedder
 from sam_lora.evaluation import EvaluationRules
+from sam_lora.evaluation.segmenting import segment_case
 from sam_lora.files import writable_folder, write_json
 from sam_lora.selection import Seen, by_both, by_diversity, by_uncertainty, look_at
 from sam_lora.trunk import TrunkCache
 from sam_lora.volumes import Volume
-from sam_lora.weights import file_digest
+from sam_lora.weights import file_digest, tensors_digest
 
 POOL, COUNTS, EVERY, TRUNK = 30, (1, 3, 6, 12), 3, "trunk"
 SETTINGS: dict[str, Any] = {"prompt_mode": "mix", "corrections": 0, "image_size": 128}
 PRESET = "decoder"
 PROTOCOLS = ("automatic", "jittered_box")
+_EMBEDDINGS = TensorCache(2 << 30)
 STRATEGIES: dict[str, Callable[[Mapping[str, Seen], list[str], int, np.random.RandomState], list[str]]] = {
     "random": lambda seen, known, n, rng: rng.permutation(sorted(set(seen) - set(known))).tolist()[:n],
     "uncertainty": lambda seen, known, n, _: by_uncertainty({k: v for k, v in seen.items() if k not in known})[:n],
@@ -152,7 +156,7 @@ def _round(cohort: Cohort, work: Path, seed: int, name: str, number: int, second
     job = _job([pool[one] for one in known], cohort, folder, seed, seconds, str(work / TRUNK))
     done = train_preset(PRESET, job)
     rules = EvaluationRules(PROTOCOLS, min_pixels=cohort.min_pixels, every=EVERY, max_clicks=0)
-    found = measure(sam_segmenter(_network(job)), cohort.test, cohort.labels, rules)
+    found = measure(partial(segment_case, _embedder(job)), cohort.test, cohort.labels, rules)
     dice: dict[str, dict[str, float]] = {protocol: {} for protocol in PROTOCOLS}
     for protocol in PROTOCOLS:
         for case in {row["case"] for row in found["rows"]}:
@@ -167,21 +171,22 @@ def _look(folder: Path, pool: Mapping[str, Entry], cohort: Cohort) -> dict[str, 
     """What the network of a round makes of each case of the pool; kept, because several strategies ask after the first."""
     path = folder / "seen.json"
     if not path.is_file():
-        network = _network(_job([], cohort, folder, 0, 1, ""))
-        embedder = Embedder(network)
+        embedder = _embedder(_job([], cohort, folder, 0, 1, ""))
         rows = {}
         for name, entry in pool.items():
             volume = Volume(np.moveaxis(read_case(entry).image, (0, 1, 2), (2, 1, 0)))
             with torch.inference_mode():
-                seen = look_at(embedder, volume, range(len(network.tokens)), -(-len(volume) // EVERY))
+                seen = look_at(embedder, volume, range(len(embedder.network.tokens)), -(-len(volume) // EVERY))
             rows[name] = {"uncertainty": seen.uncertainty, "features": seen.features.tolist()}
         write_json(path, rows)
     rows = jsons.loads(path.read_text(encoding="utf-8"))
     return {name: Seen(one["uncertainty"], np.array(one["features"], np.float32)) for name, one in rows.items()}
 
 
-def _network(job: Job) -> Any:
-    return build_sam_lora(adapter=str(run_folder(job) / ADAPTER)).merged()
+def _embedder(job: Job) -> Embedder:
+    """What a job trained; embeddings are shared by all trainings that left the encoder alone."""
+    network = build_sam_lora(adapter=str(run_folder(job) / ADAPTER)).merged()
+    return Embedder(network, _EMBEDDINGS, digest=tensors_digest(network.image_encoder.state_dict()))
 
 
 def _job(entries: list[Entry], cohort: Cohort, folder: Path, seed: int, seconds: float, trunk: str) -> Job:
