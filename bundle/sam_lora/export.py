@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from sam_lora import __version__
-from sam_lora.build import SamLora, build_sam_lora
+from sam_lora.adapted import SamLora
+from sam_lora.build import build_sam_lora
 from sam_lora.files import writable_folder
 from sam_lora.networks import VARIANTS, Sam
 from sam_lora.networks.onnx import Decoder, Encoder

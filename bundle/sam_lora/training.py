@@ -15,8 +15,8 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
+from sam_lora.adapted import SamLora, report_trainable, write_model
 from sam_lora.adapter import Adapter, describe_cases, write_adapter
-from sam_lora.build import SamLora, report_trainable, write_model
 from sam_lora.datasets import SliceDataset
 from sam_lora.files import writable_folder, write_aside, write_json
 from sam_lora.optimization import is_step

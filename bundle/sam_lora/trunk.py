@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sam_lora.build import SamLora
+from sam_lora.adapted import SamLora
 from sam_lora.cache import CacheStatistics, TensorCache
 from sam_lora.files import writable_folder, write_aside
 from sam_lora.weights import tensors_digest

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from monailabel_app.lib.adapters import Adapters
+from sam_lora.adapted import SamLora
 from sam_lora.adapter import Adapter, read_adapter, write_adapter
-from sam_lora.build import Base, SamLora, build_sam_lora, load_base
+from sam_lora.build import Base, build_sam_lora, load_base
 from sam_lora.cache import TensorCache
 from sam_lora.files import write_json
 from sam_lora.networks import look_up_variant

@@ -12,8 +12,9 @@ from typing import Any
 from monai.bundle import run as run_bundle
 
 from benchmarks.peers.job import Job, Segmenter, sam_segmenter
+from sam_lora.adapted import SamLora
 from sam_lora.adapter import read_adapter
-from sam_lora.build import SamLora, build_sam_lora
+from sam_lora.build import build_sam_lora
 from sam_lora.evaluation import Answer, CaseTruth, EvaluationRules
 from sam_lora.files import write_json
 from sam_lora.lora import merge_lora
