@@ -28,10 +28,15 @@ class TaskRunningError(RuntimeError):
     """A task of this kind is running already."""
 
 
+def running_task(method: str) -> dict[str, Any] | None:
+    """The task of a kind that is running or about to; None where none is."""
+    tasks, _ = AsyncTask.status(method, all=True)
+    return next((task for task in tasks or [] if task["status"] in RUNNING), None)
+
+
 def is_running(method: str) -> bool:
     """Whether a task of a kind is running, or about to."""
-    tasks, _ = AsyncTask.status(method, all=True)
-    return any(task["status"] in RUNNING for task in tasks or [])
+    return running_task(method) is not None
 
 
 def start_batch(model: str, images: str, request: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ AUTOMATIC = EvaluationRules(("automatic",), min_pixels=10, every=3)
 
 
 def loop(
-    minutes: float = 1.25, preset: str = "fast", start: str = "base", sabotaged: int = 2, json: str | None = None
+    minutes: float = 1.6, preset: str = "fast", start: str = "base", sabotaged: int = 2, json: str | None = None
 ) -> None:
     """Save five hippocampus labels on the server, train twice (cold and warm), and test what serves then on 20 cases.
 

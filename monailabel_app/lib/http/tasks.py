@@ -9,7 +9,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from monailabel_app.lib.http.checks import INFER_PARAMS, TRAIN_PARAMS, allowed, check_params
-from monailabel_app.lib.tasks import start_batch, start_task, stop_task
+from monailabel_app.lib.tasks import running_task, start_batch, start_task, stop_task
 
 Params = Annotated[dict[str, Any] | None, Body()]
 
@@ -69,7 +69,10 @@ def _known(what: str, name: str, among: Any) -> None:
 
 def _status(method: str) -> Any:
     def status(all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002  the protocol's name
-        found, reason = AsyncTask.status(method, all, check_if_running)
+        if check_if_running:  # MONAI Label's own answer is no until the process of a task has started
+            found, reason = running_task(method), f"No task of {method} is running"
+        else:
+            found, reason = AsyncTask.status(method, all)
         if found is None:
             raise HTTPException(404, f"{reason}.")
         return found

@@ -12,7 +12,7 @@ PRESETS = ("fast", "accurate", "decoder")
 # differ by less (`benchmark.py loop --start champion`).
 STARTS = ("base", "champion")
 STRIDE = 16  # image_size is a multiple of it
-MINUTES = 1.25
+MINUTES = 1.6
 
 
 class TrainingError(ValueError):

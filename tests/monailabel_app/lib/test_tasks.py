@@ -3,13 +3,17 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from monailabel.utils.async_tasks import utils
 from monailabel.utils.async_tasks.task import AsyncTask
 
+from monailabel_app.lib.http.tasks import task_routes
 from monailabel_app.lib.tasks import is_running, start_task, stop_task
 from tests.monailabel_app.served import wait_for
 
@@ -109,3 +113,17 @@ def test_one_that_cannot_be_followed_is_ended_with_its_children_and_has_failed(s
     child = int(Path(tmp_path / "pid").read_text())
     assert wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie", 20)
     assert not utils.processes("scoring")  # the next one can be started
+
+
+def test_one_whose_process_has_not_started_yet_runs_for_whoever_asks(started, monkeypatch):
+    asked = TestClient(FastAPI())
+    asked.app.include_router(task_routes(App()))
+    may_start = threading.Event()
+    follow = utils._task_func
+    monkeypatch.setattr(utils, "_task_func", lambda *args: may_start.wait(20) and follow(*args))
+    started("print('begun late')")
+    url = "/scoring/?check_if_running=true"
+    assert (asked.get(url).status_code, asked.get(url).json()["status"]) == (200, "SUBMITTED")
+    may_start.set()
+    assert wait_for(lambda: asked.get(url).status_code == 404, 20)
+    assert asked.get(url).json() == {"detail": "No task of scoring is running."}
