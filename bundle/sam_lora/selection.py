@@ -35,14 +35,22 @@ class Seen:
     features: np.ndarray
 
 
-def look_at(embedder: Embedder, volume: Volume, tokens: Sequence[int], slices: int = SLICES) -> Seen:
+def look_at(
+    embedder: Embedder,
+    volume: Volume,
+    tokens: Sequence[int],
+    slices: int = SLICES,
+    mirrored: Volume | None = None,
+) -> Seen:
     """Look at a volume.
 
     Args:
-        embedder: the network; the mirrored slices pass its encoder and not its cache.
+        embedder: the network.
         volume: the slices.
         tokens: places of the labels' tokens that are asked for; none for a network that has none.
         slices: how many are looked at.
+        mirrored: the volume with its slices mirrored, x from its end, whose embeddings then join the cache; without it
+            mirrored slices pass the encoder alone.
     """
     chosen = np.unique(np.linspace(0, len(volume) - 1, min(slices, len(volume))).round().astype(int)).tolist()
     frame = Frame(embedder.network, volume.size)
@@ -51,15 +59,16 @@ def look_at(embedder: Embedder, volume: Volume, tokens: Sequence[int], slices: i
     for k in chosen:
         (embedding,) = embedder.embed(volume, [k])
         means.append(embedding[0, :, :rows, :columns].mean((1, 2)).float().cpu().numpy())
-        doubts += _doubts(embedder, frame, volume, k, embedding, tokens)
+        doubts += _doubts(embedder, frame, volume, k, embedding, tokens, mirrored)
     mean = np.mean(means, 0)
     uncertainty = None if not tokens else float(np.mean(doubts)) if doubts else 1.0
     return Seen(uncertainty, mean / max(float(np.linalg.norm(mean)), 1e-12))
 
 
 def _doubts(
-    embedder: Embedder, frame: Frame, volume: Volume, k: int, embedding: Tensor, tokens: Sequence[int]
-) -> list[float]:
+    embedder: Embedder, frame: Frame, volume: Volume, k: int, embedding: Tensor, tokens: Sequence[int],
+    mirrored: Volume | None,
+) -> list[float]:  # fmt: skip
     """For each label that is found on a slice, how little its answers are to be trusted, 0 to 1."""
     if not tokens:
         return []
@@ -70,12 +79,16 @@ def _doubts(
     if not found:
         return []
     boxed = frame.decode(embedding, [corners(frame.box_of(masks[n])) for n in found], [None] * len(found))
-    image = volume.slice(k, embedder.network.neighbours).flip(-1)[None].to(embedder.device)
-    with torch.no_grad():
-        mirrored = frame.decode(embedder.network.encode(image), [asked[n] for n in found], [None] * len(found))
+    if mirrored is None:
+        image = volume.slice(k, embedder.network.neighbours).flip(-1)[None].to(embedder.device)
+        with torch.no_grad():
+            turned = embedder.network.encode(image)
+    else:
+        (turned,) = embedder.embed(mirrored, [k])
+    by_mirrored = frame.decode(turned, [asked[n] for n in found], [None] * len(found))
     width = frame.extent[1]
     doubts = []
-    for n, (by_box, _), (by_mirror, _) in zip(found, boxed, mirrored, strict=True):
+    for n, (by_box, _), (by_mirror, _) in zip(found, boxed, by_mirrored, strict=True):
         back = frame.mask_of(by_mirror)
         back[:, :width] = back[:, :width].flip(1)
         agreement = (_dice(masks[n], frame.mask_of(by_box)) + _dice(masks[n], back)) / 2

@@ -149,7 +149,7 @@ def _round(cohort: Cohort, work: Path, seed: int, name: str, number: int, second
         before = _round(cohort, work, seed, name, number - 1, seconds)
         known = list(before["cases"])
         rng = np.random.RandomState([seed, number])
-        looked = _look(work / str(seed) / ("shared" if number == 1 else name) / str(number - 1), pool, cohort)
+        looked = _look(work / str(seed) / ("shared" if number == 1 else name) / str(number - 1), pool, cohort, name)
         known += STRATEGIES[name](looked, known, COUNTS[number] - len(known), rng)
     print(f"seed {seed}, {strategy}, {len(known)} cases: {', '.join(known)}", file=sys.stderr, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,16 +167,21 @@ def _round(cohort: Cohort, work: Path, seed: int, name: str, number: int, second
     return dict(jsons.loads(path.read_text(encoding="utf-8")))
 
 
-def _look(folder: Path, pool: Mapping[str, Entry], cohort: Cohort) -> dict[str, Seen]:
+def _look(folder: Path, pool: Mapping[str, Entry], cohort: Cohort, strategy: str) -> dict[str, Seen]:
     """What the network of a round makes of each case of the pool; kept, because several strategies ask after the first."""
-    path = folder / "seen.json"
+    if strategy == "random":
+        return dict.fromkeys(pool, Seen(None, np.zeros(1, np.float32)))  # it does not ask
+    doubts = strategy != "diversity"  # which asks for embeddings alone
+    path = folder / ("seen.json" if doubts else "features.json")
     if not path.is_file():
         embedder = _embedder(_job([], cohort, folder, 0, 1, ""))
         rows = {}
         for name, entry in pool.items():
-            volume = Volume(np.moveaxis(read_case(entry).image, (0, 1, 2), (2, 1, 0)))
+            array = np.moveaxis(read_case(entry).image, (0, 1, 2), (2, 1, 0))
+            volume, mirrored = Volume(array), Volume(array[::-1].copy())
+            tokens = range(len(embedder.network.tokens) if doubts else 0)
             with torch.inference_mode():
-                seen = look_at(embedder, volume, range(len(embedder.network.tokens)), -(-len(volume) // EVERY))
+                seen = look_at(embedder, volume, tokens, -(-len(volume) // EVERY), mirrored)
             rows[name] = {"uncertainty": seen.uncertainty, "features": seen.features.tolist()}
         write_json(path, rows)
     rows = jsons.loads(path.read_text(encoding="utf-8"))

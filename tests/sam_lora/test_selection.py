@@ -46,13 +46,16 @@ def embedder():
 
 
 def test_a_volume_is_looked_at_the_same_way_each_time(embedder):
-    volume = Volume(np.random.RandomState(0).randint(0, 255, (30, 40, 5), np.uint8))
+    array = np.random.RandomState(0).randint(0, 255, (30, 40, 5), np.uint8)
+    volume = Volume(array)
     one, other = look_at(embedder, volume, [0, 1]), look_at(embedder, volume, [0, 1])
     assert one.uncertainty == other.uncertainty
     assert 0 <= one.uncertainty <= 1
     assert np.array_equal(one.features, other.features)
     assert np.linalg.norm(one.features) == pytest.approx(1)
     assert look_at(embedder, volume, []).uncertainty is None
+    mirrored = Volume(array[::-1].copy())
+    assert look_at(embedder, volume, [0, 1], mirrored=mirrored).uncertainty == one.uncertainty
 
 
 def test_a_clear_object_is_less_uncertain_than_noise(embedder):
