@@ -145,10 +145,12 @@ def _sabotage(
         if n == times:
             for entry in trained_on:
                 _save(url, entry, names)
-        said.append(_train(url, labelled[0], request)["why"])
+        done = _train(url, labelled[0], request)
+        said.append(done["why"])
         kept = _champion(url) == champion and _mask(url, labelled[0]) == before
         print(
-            f"{'good' if n == times else 'spoilt'} labels: {'the champion stays, its answer the same' if kept else 'promoted'}; {said[-1]}"
+            f"{'good' if n == times else 'spoilt'} labels: {done['total']:.1f} s, "
+            f"{'the champion stays, its answer the same' if kept else 'promoted'}; {said[-1]}"
         )
     return said
 
