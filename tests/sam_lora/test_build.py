@@ -8,17 +8,9 @@ import pytest
 import torch
 
 from sam_lora.adapter import Adapter, AdapterError, read_adapter, write_adapter
-from sam_lora.build import (
-    attention_layers,
-    build_sam_lora,
-    load_base,
-    report_trainable,
-    write_model,
-    write_zero_model,
-)
+from sam_lora.build import attention_layers, build_sam_lora, load_base, write_zero_model
 from sam_lora.interop import write_base
 from sam_lora.networks import Sam, build_sam
-from sam_lora.networks.image_encoder import ImageEncoder
 from sam_lora.weights import WeightsError, file_digest, find_weights, load_tensors, tensors_digest
 
 POINTS, LABELS = torch.tensor([[[[5.0, 6], [30, 28]]]]), torch.tensor([[[2, 3]]])
@@ -251,33 +243,6 @@ def test_any_layers_of_either_encoder_can_be_chosen():
     adapted = {name.split(".attn")[0] for name in network.trainable_names()}
     assert adapted == {"image_encoder.layers.1.blocks.0", "image_encoder.layers.3.blocks.1"}
     assert attention_layers(build_sam("vit_b").image_encoder) == [f"blocks.{i}" for i in range(12)]
-
-
-def test_the_cut_is_the_first_part_that_is_trained(tmp_path):
-    cuts = {"all": 0, "late": 8, (3, 9): 3, (): 11}
-    for layers, cut in cuts.items():
-        network = build_sam_lora(image_size=64, layers=layers, decoder="full")
-        assert network.cut == cut
-        assert not any(tensor.requires_grad for tensor in network.image_encoder.trunk_tensors(cut).values())
-    path = save(network, tmp_path / "a.safetensors")
-    assert build_sam_lora(adapter=str(path)).spec.layers == ()
-    assert build_sam_lora(image_size=64, layers="late").spec.layers == (8, 9)
-    assert {depth: ImageEncoder(8, depth, 1, ()).late for depth in (2, 12, 32)} == {2: 1, 12: 3, 32: 8}
-
-
-def test_the_report_counts_what_is_trained():
-    report = report_trainable(build_sam_lora(image_size=64))
-    assert "image_encoder        29,696 of    5,756,436 trainable (0.52%)" in report
-    assert "total                29,696 of    9,820,996 trainable (0.30%)" in report
-
-
-def test_model_pt_holds_the_trained_tensors_for_non_strict_loaders(tmp_path):
-    network = trained(decoder="full")
-    write_model(network, tmp_path / "model.pt")
-    state = torch.load(tmp_path / "model.pt", weights_only=True)
-    other = build_sam_lora(image_size=64, decoder="full")
-    assert other.load_state_dict(state, strict=False).unexpected_keys == []
-    assert torch.equal(other.eval()(image(), POINTS, LABELS), network.eval()(image(), POINTS, LABELS))
 
 
 def test_the_zero_model_is_written_once(tmp_path):
