@@ -1,7 +1,8 @@
 """What to label next: where the network contradicts itself, and what looks like nothing that was labelled.
 
-Disagreement is that of one network with itself, asked for the same slice by another prompt, and mirrored. Diversity is the k-centre greedy choice of Sener and Savarese 2018 ("Active Learning for
-Convolutional Neural Networks: A Core-Set Approach", arXiv:1708.00489) on mean embeddings.
+Disagreement is that of one network with itself, asked for the same slice by another prompt, and mirrored. Diversity is
+the k-centre greedy choice of Sener and Savarese 2018 ("Active Learning for Convolutional Neural Networks: A Core-Set
+Approach", arXiv:1708.00489) on mean embeddings.
 """
 
 from __future__ import annotations
