@@ -5,7 +5,6 @@ What comes out is a challenger: it serves only if it is not worse than the champ
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +21,10 @@ from monailabel_app.lib.adapters import Adapters, Served
 from monailabel_app.lib.clock import Clock
 from monailabel_app.lib.datastores.local import StudiesFolder
 from monailabel_app.lib.trainers.cases import TrainingCases
+from monailabel_app.lib.trainers.parents import choose_parent
+from monailabel_app.lib.trainers.progress import latest_progress, read_json
 from monailabel_app.lib.trainers.settings import TrainingError, options, read_settings
 from sam_lora import __version__
-from sam_lora.adapter import read_adapter
 from sam_lora.build import build_sam_lora
 from sam_lora.files import write_json
 from sam_lora.promotion import MARGIN, Verdict, judge
@@ -35,7 +35,7 @@ from sam_lora.weights import file_digest
 logger = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).resolve().parents[3] / "bundle" / "configs"
-_HISTORY, _LATEST = "runs/train-*/history.json", "runs/train-*/adapter_latest.safetensors"
+_LATEST = "runs/train-*/adapter_latest.safetensors"
 TRUNK_BYTES = 8 << 30  # on the disk; the least recently written go first
 _JUDGED = 60  # slices of the hold-out that a challenger is judged on, about
 
@@ -81,26 +81,7 @@ class LoraTraining(TrainTask):
 
         ``best_metric`` is the challenger's Dice from a jittered box on the held-out cases, 0 before it is judged.
         """
-        runs = sorted(self.folder.glob("*/settings.json"))
-        if not runs:
-            return {}
-        settings = _read(runs[-1])
-        history = sorted(runs[-1].parent.glob(_HISTORY))
-        rows = json.loads(history[-1].read_text(encoding="utf-8")) if history else []
-        seconds = rows[-1]["seconds"] if rows else 0.0
-        expected = len(rows) if not seconds else round(len(rows) * max(1.0, 60 * settings["minutes"] / seconds))
-        verdict = runs[-1].parent / "verdict.json"
-        judged = _read(verdict) if verdict.is_file() else {}
-        return {
-            "epoch": len(rows),
-            "total_epochs": max(expected, 1),
-            "total_time": f"{seconds:.0f} s",
-            "seconds_left": max(0, round(60 * settings["minutes"] - seconds)) if not judged else 0,
-            "best_metric": (judged.get("scores", {}).get("jittered_box") or {}).get("challenger") or 0.0,
-            "model": settings["name"],
-            **{key: settings[key] for key in ("device", "parent", "training_cases", "held_out_cases")},
-            **{key: judged[key] for key in ("promoted", "why") if key in judged},
-        }
+        return latest_progress(self.folder)
 
     def __call__(self, request: Mapping[str, Any], datastore: StudiesFolder) -> dict[str, Any]:
         """Train, judge, and keep the adapter under a name that is its time.
@@ -172,26 +153,7 @@ class LoraTraining(TrainTask):
 
     def parent(self, settings: Mapping[str, Any]) -> str:
         """What a training starts from: name of the champion, where it fits what is asked for, else "none"."""
-        name = self.adapters.registry.champion()
-        if settings["start"] == "base" or name == BASE:
-            return BASE
-        adapter = read_adapter(self.adapters.registry.path(name))
-        learned = {value: adapter.spec.labels.get(value) for value in adapter.spec.tokens}
-        reasons = [
-            f"it has not learned {label}, or by another value than {value}"
-            for value, label in self.names().items()
-            if learned.get(value) != label
-        ] + [
-            f"its {what} is {is_now}, not {asked}"
-            for what, is_now, asked in (
-                ("preset", adapter.record.get("preset"), settings["preset"]),
-                ("image_size", adapter.spec.image_size, settings["image_size"] or adapter.spec.image_size),
-            )
-            if is_now != asked
-        ]  # fmt: skip
-        if reasons:
-            logger.info("the training starts from the base and not from %s: %s", name, reasons[0])
-        return BASE if reasons else name
+        return choose_parent(self.adapters.registry, settings, self.names())
 
     def bundle_options(self, run: Path, settings: Mapping[str, Any], cases: TrainingCases) -> dict[str, Any]:
         """What the bundle's training is run with.
@@ -246,11 +208,7 @@ class LoraTraining(TrainTask):
 
 def _read_measured(path: Path) -> dict[str, Any]:
     try:
-        return _read(path) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
     except ValueError:
         logger.warning("%s cannot be read: the champion is measured again.", path)
         return {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))

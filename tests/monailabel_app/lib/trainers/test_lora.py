@@ -198,7 +198,7 @@ def test_a_champion_that_has_the_labels_by_other_values_is_no_start(training, st
     monkeypatch.setattr(training, "_judge", lambda *_: verdict(True))
     training({}, store)
     monkeypatch.setattr(training, "names", lambda: {1: "liver", 2: "spleen"})
-    assert training.parent(training.check({}, store)) == "none"
+    assert training.parent(training.check({"start": "champion"}, store)) == "none"
 
 
 def test_who_promotes_while_a_challenger_is_judged_has_the_last_word(training, store, tmp_path, trained, monkeypatch):

@@ -1,0 +1,46 @@
+"""How far a training is, read from what it has written so far."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+_HISTORY = "runs/train-*/history.json"
+
+
+def latest_progress(folder: Path) -> dict[str, Any]:
+    """Of the latest training, as clients show it: epochs done, about how many there will be, time, best Dice.
+
+    Args:
+        folder: of the trainings, each in one of its own, named by its time.
+
+    Returns:
+        ``epoch``, ``total_epochs``, ``total_time``, ``seconds_left``, ``best_metric`` (the challenger's Dice from a
+        jittered box on the held-out cases, 0 before it is judged), ``model`` and more; empty before the first one.
+    """
+    runs = sorted(folder.glob("*/settings.json"))
+    if not runs:
+        return {}
+    settings = read_json(runs[-1])
+    history = sorted(runs[-1].parent.glob(_HISTORY))
+    rows = json.loads(history[-1].read_text(encoding="utf-8")) if history else []
+    seconds = rows[-1]["seconds"] if rows else 0.0
+    expected = len(rows) if not seconds else round(len(rows) * max(1.0, 60 * settings["minutes"] / seconds))
+    verdict = runs[-1].parent / "verdict.json"
+    judged = read_json(verdict) if verdict.is_file() else {}
+    return {
+        "epoch": len(rows),
+        "total_epochs": max(expected, 1),
+        "total_time": f"{seconds:.0f} s",
+        "seconds_left": max(0, round(60 * settings["minutes"] - seconds)) if not judged else 0,
+        "best_metric": (judged.get("scores", {}).get("jittered_box") or {}).get("challenger") or 0.0,
+        "model": settings["name"],
+        **{key: settings[key] for key in ("device", "parent", "training_cases", "held_out_cases")},
+        **{key: judged[key] for key in ("promoted", "why") if key in judged},
+    }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What :func:`sam_lora.files.write_json` wrote."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
