@@ -97,7 +97,7 @@ class SamLoraLabel(MONAILabelApp):
         """Warm up; only a server does, a training's process has no use for it."""
         super().on_init_complete()
         watch = Watch(self.parts.service.adapters.registry, self._follow)
-        self._follow_names()  # of a champion that was promoted since the names were read
+        self.parts.learn_names()  # of a champion that was promoted since the names were read
         watch.start()
         self.parts.service.warm_up()
         logger.info("warm: the first click will not wait for the network to load")
@@ -111,14 +111,8 @@ class SamLoraLabel(MONAILabelApp):
         Returns:
             Whether all is begun.
         """
-        self._follow_names()
+        self.parts.learn_names()
         return not self.parts.drafts or self._refresh(champion)
-
-    def _follow_names(self) -> None:
-        try:
-            self.parts.learn_names()
-        except ValueError as error:  # it serves all the same, under the names that are there
-            logger.warning("what the champion calls its labels does not join the names: %s", error)
 
     def _refresh(self, champion: str) -> bool:
         """After a promotion: draw drafts of what nobody has labelled anew, and look at all images for the strategies.

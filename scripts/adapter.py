@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from json import dumps
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from sam_lora.interop import (
     is_positional,
     merge_adapter,
 )
-from sam_lora.pedigrees import compare_judged
+from sam_lora.pedigrees import compare_judged, of_unknown_origin
 from sam_lora.pedigrees import trained_on as find_trained_on
 from sam_lora.registry import BASE, Registry
 from sam_lora.weights import load_tensors
@@ -154,6 +155,9 @@ def list_(folder: str, trained_on: str | None = None, json: str | None = None) -
     """
     registry = _registry(folder)
     names = registry.names() if trained_on is None else find_trained_on(registry, str(trained_on))
+    unknown = [] if trained_on is None else of_unknown_origin(registry)
+    if unknown:
+        print(f"No pedigree tells whom these were trained on: {', '.join(unknown)}.", file=sys.stderr)
     champion = registry.champion()
     found = [{**registry.pedigree(name), "name": name, "champion": name == champion} for name in names]
     if json:

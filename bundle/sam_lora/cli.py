@@ -75,11 +75,11 @@ def _columns(rows: list[tuple[str, str]]) -> Iterator[str]:
 
 def sentence_of(error: BaseException) -> str | None:
     """What to tell the user: the deepest error of this package below what others wrapped around it; None without one."""
-    ours = [e for e in _chain(error) if isinstance(e, ValueError) and _raised_here(e)]
+    ours = [e for e in causes(error) if isinstance(e, ValueError) and _raised_here(e)]
     return str(ours[-1]) if ours else None
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An exception and what caused it, down to the cause given by ``raise ... from``: below ours lie libraries'."""
     while error is not None:
         yield error

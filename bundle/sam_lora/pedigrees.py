@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from sam_lora.registry import BASE, Registry, RegistryError
@@ -10,22 +11,31 @@ from sam_lora.registry import BASE, Registry, RegistryError
 def trained_on(registry: Registry, case: str) -> list[str]:
     """Names of the adapters, removed ones too, that were trained on a case, or started from one that was.
 
+    See :func:`of_unknown_origin` for those of which nobody can tell.
+
     Args:
         registry: of adapters.
         case: id of an image, or of a patient.
     """
-    pedigrees = {name: registry.pedigree(name) for name in registry.known()}
 
-    def saw(name: str) -> bool:
-        """A parent is older than its child: this ends."""
-        pedigree = pedigrees.get(name, {})
-        cases = pedigree.get("cases", [])
-        return any(case in (one.get("image"), one.get("patient")) for one in cases) or saw_parent(pedigree)
+    def saw(pedigree: dict[str, Any]) -> bool:
+        return any(case in (one.get("image"), one.get("patient")) for one in pedigree.get("cases", []))
 
-    def saw_parent(pedigree: dict[str, Any]) -> bool:
-        return pedigree.get("parent", BASE) != BASE and saw(pedigree["parent"])
+    return [name for name in registry.known() if any(saw(one) for one in _ancestry(registry, name))]
 
-    return [name for name in pedigrees if saw(name)]
+
+def of_unknown_origin(registry: Registry) -> list[str]:
+    """Names of the adapters without a pedigree, put there by hand, and of those that started from one."""
+    names = sorted({*registry.known(), *registry.names()})
+    return [name for name in names if not all(_ancestry(registry, name))]
+
+
+def _ancestry(registry: Registry, name: str) -> Iterator[dict[str, Any]]:
+    """The pedigrees of an adapter, of what it started from, and so on; empty for one that has none."""
+    while name != BASE:  # a parent is older than its child: this ends
+        pedigree = registry.pedigree(name)
+        yield pedigree
+        name = pedigree.get("parent", BASE)
 
 
 def compare_judged(registry: Registry, first: str, second: str) -> dict[str, dict[str, Any]]:

@@ -68,9 +68,16 @@ class Registry:
         if not asked.startswith("sha256:"):
             return self.path(asked).name.removesuffix(ENDING)
         for name in self.names():
-            if self.pedigree(name).get("digest") == asked or file_digest(self.path(name), "sha256") == asked:
+            if self._said(name) == asked or file_digest(self.path(name), "sha256") == asked:
                 return name
         raise RegistryError(f"{self.folder} has no adapter with the digest {asked}.")
+
+    def _said(self, name: str) -> str | None:
+        """The digest that an adapter's pedigree names; None where it has none, or one that cannot be read."""
+        try:
+            return self.pedigree(name).get("digest")
+        except RegistryError:
+            return None
 
     def champion(self) -> str:
         """Name of the adapter that serves: the last of the line whose file is what was promoted; "none" without one."""
@@ -196,7 +203,7 @@ class Registry:
             raise RegistryError(f"keep must be a whole number of at least 0, got {keep!r}.")
         with self._locked():
             state, names = self._state(), self.names()
-            kept = {*names[:keep], *(one["name"] for one in state["line"][-2:])}
+            kept = {*names[:keep], *(one["name"] for one in state["line"][-2:]), self.champion()}
             gone = [name for name in names if name not in kept]
             if gone:
                 event = {"did": "pruned", "names": gone, "since": _now(), "why": f"keep {keep}"}

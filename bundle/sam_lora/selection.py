@@ -139,6 +139,8 @@ def by_diversity(seen: Mapping[str, Seen], labelled: Sequence[str], count: int |
 def by_both(seen: Mapping[str, Seen], labelled: Sequence[str], count: int | None = None) -> list[str]:
     """Ids without a label: of the more uncertain half, each the farthest from what was labelled or chosen; then the rest.
 
+    Where the network finds no label without a prompt, no half is more uncertain: all are chosen from.
+
     Args:
         seen: of all cases, labelled ones too.
         labelled: ids that count as chosen.
@@ -146,7 +148,8 @@ def by_both(seen: Mapping[str, Seen], labelled: Sequence[str], count: int | None
     """
     open_ones = {name: one for name, one in seen.items() if name not in set(labelled)}
     ranked = by_uncertainty(open_ones)
-    half = set(ranked[: max(-(-len(ranked) // 2), count or 0)])
+    doubted = any(one.uncertainty is not None for one in open_ones.values())
+    half = set(ranked[: max(-(-len(ranked) // 2), count or 0)] if doubted else ranked)
     known = {name: one for name, one in seen.items() if name in half or name in set(labelled)}
     first = by_diversity(known, labelled, count)
     return (first + [name for name in ranked if name not in set(first)])[: count or len(ranked)]

@@ -7,14 +7,12 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sam_lora.adapter import AdapterError, read_adapter
 from sam_lora.build import Base, build_sam_lora, load_base
 from sam_lora.cache import TensorCache
 from sam_lora.embedding import Embedder
 from sam_lora.registry import BASE, CHAMPION, Registry, RegistryError
-from sam_lora.weights import WeightsError
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +84,14 @@ class Adapters:
         if asked == BASE:
             return self._load(BASE, "")
         if asked not in (None, "", CHAMPION):
-            return self._load(self._named(str(asked)))
+            served = self._load(self._named(str(asked)))
+            if str(asked).startswith("sha256:") and served.digest != asked:
+                raise AdapterError(f"{self.registry.path(served.name)} is another file than {asked}.")
+            return served
         for entry in reversed(self.registry.line()):
             try:
                 return self._load(self.registry.named(entry["name"]), entry["digest"])
-            except (AdapterError, RegistryError, WeightsError) as error:
+            except ValueError as error:
                 key = (entry["name"], entry["digest"])
                 if key not in self._refused:
                     logger.error("The champion %s cannot serve, the one before it does: %s", entry["name"], error)
@@ -149,8 +150,18 @@ class Adapters:
         spec, merged = network.spec, network.merged(copied=False)
         embedder = Embedder(merged, self.embeddings, digest=f"{spec.base_digest} {digest}")
         logger.info("loaded the adapter %s (%s)", name, digest or self.variant)
-        quality = {} if name == BASE else _quality(self.registry.pedigree(name))
+        quality = {} if name == BASE else self._quality(name)
         return Served(name, digest, embedder, dict(spec.labels), tuple(spec.tokens), dict(spec.intensity), quality)
+
+    def _quality(self, name: str) -> dict[str, float]:
+        """Mean Dice by protocol of what an adapter's pedigree says of the hold-out."""
+        try:
+            scores = self.registry.pedigree(name).get("scores") or {}
+        except RegistryError as error:  # its masks are none the worse
+            logger.warning("the quality of %s is not known: %s", name, error)
+            return {}
+        found = {protocol: one.get("challenger") for protocol, one in scores.items()}
+        return {protocol: round(value, 4) for protocol, value in found.items() if value is not None}
 
     def _base_of(self, variant: str) -> Base:
         """The base of a variant, read once; networks share with it what their adapters leave alone."""
@@ -158,10 +169,3 @@ class Adapters:
             self._base = load_base(variant)
             self._base.network.to(self.device)
         return self._base
-
-
-def _quality(pedigree: dict[str, Any]) -> dict[str, float]:
-    """Mean Dice by protocol of what a pedigree says of the hold-out."""
-    scores = pedigree.get("scores") or {}
-    found = {protocol: one.get("challenger") for protocol, one in scores.items()}
-    return {protocol: round(value, 4) for protocol, value in found.items() if value is not None}

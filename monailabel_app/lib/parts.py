@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from monailabel_app.lib.trainers.retraining import Retraining
 from monailabel_app.lib.trainers.warm import Warm
 from sam_lora.promotion import MARGIN
 from sam_lora.settings import find_device
+
+logger = logging.getLogger(__name__)
 
 
 class Parts:
@@ -60,9 +63,8 @@ class Parts:
         self.scoring = Scoring(self.service, self.seen)
 
     def learn_names(self) -> None:
-        """Append what the champion calls its labels to the names that are annotated.
-
-        Raises:
-            ValueError: if the champion cannot be read, or a name of it cannot be one here.
-        """
-        self.labels.append(list(self.service.adapters.champion_labels().values()))
+        """Append what the champion calls its labels to the names that are annotated, where they can be names here."""
+        try:
+            self.labels.append(list(self.service.adapters.champion_labels().values()))
+        except ValueError as error:  # it serves all the same, under the names that are there
+            logger.warning("what the champion calls its labels does not join the names: %s", error)

@@ -113,7 +113,7 @@ class Service:
         asked = sorted({k for one in objects for k in one.prompted})
         if not propagated and len(asked) < len(volume):
             self._ahead.start(served, volume, asked)
-        self._remember(path, served)
+        self.remember(path, {"adapter": served.name, "adapter_digest": served.digest})
         confidence = {one.value: found for one, found in zip(objects, propagation.confidence, strict=True)}
         return Segmented(label, study, confidence, clock.seconds)
 
@@ -150,8 +150,14 @@ class Service:
         """Name and digest of the adapter whose answer an image had last; empty where it had none."""
         return dict(self._answered.get(str(path), {}))
 
-    def _remember(self, path: Path, served: Served) -> None:
-        self._answered[str(path)] = {"adapter": served.name, "adapter_digest": served.digest}
+    def remember(self, path: Path, said: Mapping[str, Any]) -> None:
+        """Note whose answer an image had last.
+
+        Args:
+            path: of the image.
+            said: with ``adapter`` and ``adapter_digest``; what a draft's information says, which may have neither.
+        """
+        self._answered[str(path)] = {key: str(said[key]) for key in ("adapter", "adapter_digest") if key in said}
         while len(self._answered) > _REMEMBERED:
             self._answered.popitem(last=False)
 

@@ -27,7 +27,8 @@ def server(tmp_path, monkeypatch):
     app._auto_update_scoring = False  # as scripts/serve.py has it
     monkeypatch.setattr(app.parts.service, "warm_up", lambda: None)
     yield app
-    watches[0].stop()
+    for one in watches:
+        one.stop()
 
 
 def adapters(studies):
@@ -59,3 +60,12 @@ def test_a_name_that_cannot_be_one_is_said_and_the_rest_goes_on(server, caplog):
     Registry(adapters(server.parts.folder)).rollback()
     assert wait_for(lambda: caplog.text.count("does not join the names") == 2, 10)
     assert server.info()["labels"] == ["liver", "spleen", "kidney"]
+
+
+def test_a_champion_whose_names_cannot_join_keeps_no_process_from_starting(server, caplog):
+    for name in ("background", "tumour (left)"):
+        write_champion(adapters(server.parts.folder), f"by-hand-{len(name)}", labels={1: name})
+        again = main.SamLoraLabel(str(REPOSITORY / "monailabel_app"), str(server.parts.folder), {})  # a training's
+        assert again.info()["labels"] == ["liver", "spleen"]
+        assert "does not join the names: A label's name has" in caplog.text
+        assert name in caplog.text

@@ -340,6 +340,19 @@ def test_answers_come_as_clients_read_them(client):
     assert client.post("/infer/sam_lora?image=a&output=image", **asked).content.startswith(b"NRRD")
 
 
+def test_a_corrected_draft_names_the_adapter_that_drew_it(client, app, tmp_path):
+    infer(client, roi=BOX)  # a click before, by what serves now
+    label = write_nifti(tmp_path / "drawn.nii.gz", np.ones((24, 22, 5), np.uint8), np.eye(4))
+    drawn_by = {"adapter": "other", "adapter_digest": "sha256:1"}
+    app.datastore().save_label("a", str(label), "original", drawn_by)
+    assert client.get("/datastore/label?label=a&tag=original").status_code == 200
+    assert client.put("/datastore/label?image=a", files=drawn((24, 22, 5))).status_code == 200
+    info = app.datastore().get_label_info("a", "final")
+    assert {key: info[key] for key in drawn_by} == drawn_by
+    for tag in ("final", "original"):
+        app.datastore().remove_label("a", tag)
+
+
 def test_an_image_is_uploaded_looked_up_and_removed(client, app):
     content = Path(app.datastore().get_image_uri("b")).read_bytes()
     assert client.put("/datastore/?image=up", files={"file": ("any/where.nii.gz", content)}).json() == {"image": "up"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sam_lora.pedigrees import compare_judged, trained_on
+from sam_lora.pedigrees import compare_judged, of_unknown_origin, trained_on
 from sam_lora.registry import RegistryError
 
 
@@ -25,6 +25,14 @@ def test_who_started_from_an_adapter_that_saw_a_patient_saw_it_too(registry, tra
         registry.add(trained, name, {"parent": parent, "cases": [{"image": "image", "patient": patient}]})
     assert trained_on(registry, "p1") == ["a", "b", "c"]
     assert trained_on(registry, "p2") == ["b", "c", "d"]
+
+
+def test_of_what_came_by_hand_and_of_what_started_from_it_nobody_knows(registry, trained):
+    registry.add(trained, "a", {"parent": "none"})
+    registry.add(trained, "c", {"parent": "by-hand"})
+    assert of_unknown_origin(registry) == ["c"]  # the file is gone: nothing about it is known all the same
+    (registry.folder / "by-hand.safetensors").write_bytes(trained.read_bytes())
+    assert of_unknown_origin(registry) == ["by-hand", "c"]
 
 
 def judged(**dice):

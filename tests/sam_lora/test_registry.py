@@ -115,6 +115,17 @@ def test_pruning_keeps_the_newest_the_champion_and_the_one_before(registry, trai
         registry.prune(-1)
 
 
+def test_pruning_keeps_what_serves_where_the_last_two_of_the_line_are_damaged(registry, trained):
+    add(registry, trained, "a", "b", "c")
+    for name in "abc":
+        registry.promote(name, "")
+    for name in "bc":
+        registry.path(name).write_bytes(b"damaged")
+    assert registry.champion() == "a"
+    registry.prune(0)
+    assert registry.champion() == "a"
+
+
 @pytest.mark.parametrize("name", ["", "none", "champion", ".hidden", "../up", "a/b", "a" * 129])
 def test_names_that_are_no_file_names_are_refused(registry, trained, name):
     with pytest.raises(RegistryError, match="name must be letters, digits"):

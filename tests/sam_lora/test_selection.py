@@ -40,6 +40,11 @@ def test_both_takes_the_farthest_of_the_more_uncertain_half():
     assert by_both(cases, ["known"], 1) == ["b"]
 
 
+def test_where_nothing_is_known_of_uncertainty_both_is_diversity():
+    cases = seen(known=(None, 0.0), a=(None, 0.1), b=(None, 0.2), c=(None, 3.0), d=(None, 1.0))
+    assert by_both(cases, ["known"]) == by_diversity(cases, ["known"]) == ["c", "d", "b", "a"]
+
+
 @pytest.fixture(scope="module")
 def embedder():
     return Embedder(build_sam_lora(image_size=64, tokens=True, labels={1: "bar", 2: "block"}, decoder="full").merged())

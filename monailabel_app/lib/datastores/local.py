@@ -102,8 +102,14 @@ class StudiesFolder(SharedFolder):
         with self._locked():
             done = {image: one for image, one in self._datastore.objects.items() if is_done(one)}
             order = sorted(done, key=lambda image: (done[image].labels[FINAL].info.get("first_ts", 0), image))
-            held_out = self._hold_out.note([patient_of(image, done[image]) for image in order])
-        return [image for image in sorted(done) if patient_of(image, done[image]) in held_out]
+            held_out = self._hold_out.note({image: patient_of(image, done[image]) for image in order})
+        return [image for image in sorted(done) if image in held_out]
+
+    def patient(self, image_id: str) -> str:
+        """Whose image it is: what was noted at its first label, else what is said of it, else its own id."""
+        with self._reading() as state:
+            one = state.objects[self._known(image_id)]
+            return self._hold_out.patients().get(image_id) or patient_of(image_id, one)
 
     def status(self) -> dict[str, Any]:
         """``{"total", "completed", "label_tags"}``."""
@@ -126,6 +132,11 @@ class StudiesFolder(SharedFolder):
         with self._locked():
             if image_id in self._datastore.objects:
                 raise DatastoreError(f"There is an image {image_id!r} already: give the new one another id.")
+            known = self._hold_out.patients().get(image_id)  # of an image that was here before, and labelled
+            if known is not None and str(image_info.get("patient") or known) != known:
+                raise DatastoreError(
+                    f"{image_id!r} was an image of patient {known!r}: give one of another patient another id."
+                )
             copy_whole(source, Path(self._datastore.image_path()) / f"{image_id}{ending}")
             info = {**image_info, "ts": int(time.time()), "name": f"{image_id}{ending}"}
             self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=ending))
@@ -194,9 +205,9 @@ class StudiesFolder(SharedFolder):
         """Add to what is known about an image; whose it is stays once it has a label, or a held-out one could slip out."""
         with self._locked():
             one = self._datastore.objects[self._known(image_id)]
-            patient = patient_of(image_id, one)
+            patient = self.patient(image_id)
             was_done = is_done(one) or self._versions.listed(image_id, FINAL)
-            if was_done and str(info.get("patient") or patient) != patient:
+            if was_done and "patient" in info and str(info["patient"] or image_id) != patient:
                 raise DatastoreError(
                     f"{image_id!r} is of patient {patient!r}, and that stays: whether it is held out was decided by it."
                 )

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,8 @@ class Journal:
 class HoldOut:
     """The patients whose cases are never trained on: the 2nd, 7th, 12th, ... in the order of their first label.
 
-    Written once: a patient that is held out, or is not, stays so. Only to be used under the datastore's lock.
+    Written once: a patient that is held out, or is not, stays so, and so does whose image it is, whatever becomes of
+    what the datastore knows about it. Only to be used under the datastore's lock.
 
     Args:
         path: of the file.
@@ -122,19 +123,32 @@ class HoldOut:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def note(self, patients: Sequence[str]) -> set[str]:
-        """Append those patients that are new, in their order.
+    def patients(self) -> dict[str, str]:
+        """Image -> whose it was when it was noted."""
+        return dict(self._read().get("patients", {}))
+
+    def note(self, images: Mapping[str, str]) -> set[str]:
+        """Note labelled images, in their order.
+
+        Args:
+            images: image -> patient; what was noted of an image before is what counts.
 
         Returns:
-            All that are held out.
+            All noted images whose patients are held out.
         """
-        order = json.loads(self.path.read_text(encoding="utf-8"))["order"] if self.path.is_file() else []
-        new = [patient for patient in dict.fromkeys(patients) if patient not in order]
-        held_out = [patient for place, patient in enumerate([*order, *new]) if place % _EVERY == _HELD_OUT]
-        if new:
+        before = self._read()
+        known = dict(before.get("patients", {}))
+        patients = {**images, **known}
+        order = list(before.get("order", []))
+        order += [one for one in dict.fromkeys(patients[image] for image in images) if one not in order]
+        held_out = order[_HELD_OUT::_EVERY]
+        if patients != known:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.path, {"order": [*order, *new], "held_out": held_out})
-        return set(held_out)
+            write_json(self.path, {"order": order, "held_out": held_out, "patients": patients})
+        return {image for image, patient in patients.items() if patient in held_out}
+
+    def _read(self) -> dict[str, Any]:
+        return dict(json.loads(self.path.read_text(encoding="utf-8"))) if self.path.is_file() else {}
 
 
 def copy_whole(source: Path, target: Path) -> None:

@@ -143,7 +143,7 @@ class SharedFolder(LocalDatastore):
         if saving["replaced"] not in (None, ending):
             (Path(self._datastore.label_path(tag)) / f"{image}{saving['replaced']}").unlink(missing_ok=True)
         if is_done(one):
-            self._hold_out.note([patient_of(image, one)])
+            self._hold_out.note({image: patient_of(image, one)})
         self._journal.end()
 
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
@@ -195,5 +195,5 @@ def is_done(one: ImageLabelModel) -> bool:
 
 
 def patient_of(image: str, one: ImageLabelModel) -> str:
-    """Whose image it is; the image's own id where nobody has said."""
+    """Whose image it is said to be; the image's own id where nobody has said."""
     return str(one.image.info.get("patient") or image)

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException
 
-from sam_lora.pedigrees import compare_judged
+from sam_lora.pedigrees import compare_judged, of_unknown_origin
 from sam_lora.pedigrees import trained_on as find_trained_on
 from sam_lora.registry import Registry, RegistryError
 
@@ -21,8 +21,12 @@ def adapter_routes(registry: Registry) -> APIRouter:  # noqa: C901  one function
 
     @router.get("/")
     def adapters(trained_on: str | None = None) -> Any:
-        names = registry.names() if trained_on is None else find_trained_on(registry, trained_on)
-        return {"champion": registry.champion(), "adapters": names, "line": registry.line()}
+        found: dict[str, Any] = {"champion": registry.champion(), "line": registry.line()}
+        if trained_on is None:
+            return {**found, "adapters": registry.names()}
+        return {
+            **found, "adapters": find_trained_on(registry, trained_on), "unknown": of_unknown_origin(registry),
+        }  # fmt: skip
 
     @router.get("/compare")
     def compare(first: str, second: str) -> Any:

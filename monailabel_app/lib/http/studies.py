@@ -12,7 +12,7 @@ from fastapi import APIRouter, BackgroundTasks, File, Form, HTTPException, Uploa
 from fastapi.responses import FileResponse
 from monailabel.interfaces.app import MONAILabelApp
 
-from monailabel_app.lib.datastores.local import StudiesFolder
+from monailabel_app.lib.datastores.local import MODEL_TAGS, StudiesFolder
 from monailabel_app.lib.http.checks import RequestError, read_params, received, safe_name
 from monailabel_app.lib.http.infer import find_session
 
@@ -84,7 +84,7 @@ def datastore_routes(app: MONAILabelApp, store: StudiesFolder) -> APIRouter:  # 
 
     @router.get("/label")
     def label(label: str, tag: str) -> FileResponse:
-        return _file(store.get_label_uri(label, tag))
+        return _label(app, store, label, tag)
 
     @router.head("/label")
     def has_label(image: str, tag: str) -> Any:
@@ -157,6 +157,13 @@ def session_routes(app: MONAILabelApp) -> APIRouter:  # noqa: C901  one function
         return session.to_json()
 
     return router
+
+
+def _label(app: MONAILabelApp, store: StudiesFolder, label: str, tag: str) -> FileResponse:
+    path = store.get_label_uri(label, tag)
+    if tag in MODEL_TAGS:  # a draft: what is saved next is a correction of it
+        app.parts.service.remember(Path(store.get_image_uri(label)), store.get_label_info(label, tag))
+    return _file(path)
 
 
 def _file(path: str) -> FileResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from monailabel_app.lib.service import Service
@@ -32,9 +34,14 @@ class SeenFile:
         self.path = path
 
     def read(self) -> dict[str, Seen]:
-        """Image id -> what was seen."""
+        """Image id -> what was seen, all by one adapter: while images are looked at anew, by the one that saw most."""
+        rows = self.rows()
+        counted = Counter(one.get("adapter_digest") for one in rows.values())
+        digest = counted.most_common(1)[0][0] if counted else None
         return {
-            image: Seen(one["uncertainty"], np.array(one["features"], np.float32)) for image, one in self.rows().items()
+            image: Seen(one["uncertainty"], np.array(one["features"], np.float32))
+            for image, one in rows.items()
+            if one.get("adapter_digest") == digest
         }
 
     def rows(self) -> dict[str, Any]:
@@ -78,7 +85,7 @@ class Scoring(ScoringMethod):
                 continue
             try:
                 volume = self.service.images.get(Path(datastore.get_image_uri(image)), served.intensity).volume(2)
-            except CaseError as error:  # the strategies give it last; the others are looked at
+            except (CaseError, MONAILabelException) as error:  # the strategies give it last; the others are looked at
                 logger.warning("%s, %d of %d, cannot be looked at: %s", image, number, len(images), error)
                 continue
             with self.service.device.hold(background=True), torch.inference_mode():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monailabel.interfaces.exception import MONAILabelException
 
 from monailabel_app.lib.datastores.label_names import mapped_label
 from monailabel_app.lib.datastores.local import FINAL, StudiesFolder
@@ -17,6 +19,8 @@ from sam_lora.files import write_json
 from sam_lora.networks import look_up_variant
 from sam_lora.reading import read_array
 from sam_lora.weights import file_digest
+
+logger = logging.getLogger(__name__)
 
 # Times a slice is enlarged for the network, no further: a minute at twice the size sees a third of the slices, and hippocampi
 # came out no better.
@@ -57,9 +61,18 @@ class TrainingCases:
             ValueError: if a label cannot be used; the sentence names it.
         """
         held_out = self.datastore.holdout()
-        training = [self.entry(image, folder, axis) for image in self.images()]
+        training = self._entries(self.images(), folder, axis)
         self.write_list(folder, training)
-        return training, [self.entry(image, folder, axis) for image in held_out]
+        return training, self._entries(held_out, folder, axis)
+
+    def _entries(self, images: Sequence[str], folder: Path, axis: int) -> list[dict[str, Any]]:
+        entries = []
+        for image in images:
+            try:
+                entries.append(self.entry(image, folder, axis))
+            except MONAILabelException as error:
+                logger.warning("%s was removed meanwhile: the training goes on without it: %s", image, error.msg)
+        return entries
 
     def write_list(self, folder: Path, training: Sequence[Mapping[str, Any]]) -> None:
         """Write ``datalist.json`` of entries that are trained on into a folder."""
@@ -67,8 +80,13 @@ class TrainingCases:
         write_json(folder / "datalist.json", {"training": list(training), "labels": labels})
 
     def entry(self, image: str, folder: Path, axis: int) -> dict[str, Any]:
-        """The entry of an image; its label map is written into ``folder``."""
-        info: dict[str, Any] = {}
+        """The entry of an image; its label map is written into ``folder``.
+
+        Raises:
+            MONAILabelException: if the image or its label was removed meanwhile.
+            ValueError: if the label cannot be used.
+        """
+        info: dict[str, Any] | None = None
         while info != (now := self.datastore.get_label_info(image, FINAL)):  # it is saved meanwhile: read anew
             info, source = now, Path(self.datastore.get_label_uri(image, FINAL))
             array, meta = read_array(source, "gts")
@@ -80,10 +98,9 @@ class TrainingCases:
         path = folder / "labels" / f"{image}.nii.gz"
         path.parent.mkdir(exist_ok=True)
         write_nifti(path, mapped.astype(np.uint8 if mapped.max() < 256 else np.int32), meta["affine"])
-        patient = str(self.datastore.get_image_info(image).get("patient") or image)
         return {
-            "image": self.datastore.get_image_uri(image), "label": str(path), "name": image, "patient": patient,
-            "axis": axis,
+            "image": self.datastore.get_image_uri(image), "label": str(path), "name": image,
+            "patient": self.datastore.patient(image), "axis": axis,
         }  # fmt: skip
 
     def described(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

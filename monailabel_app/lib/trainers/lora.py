@@ -22,10 +22,11 @@ from monailabel_app.lib.clock import Clock
 from monailabel_app.lib.datastores.local import StudiesFolder
 from monailabel_app.lib.trainers.cases import TrainingCases
 from monailabel_app.lib.trainers.parents import choose_parent
-from monailabel_app.lib.trainers.progress import latest_progress, read_json
+from monailabel_app.lib.trainers.progress import SETTINGS, latest_progress, read_json
 from monailabel_app.lib.trainers.settings import TrainingError, options, read_settings
 from sam_lora import __version__
 from sam_lora.build import build_sam_lora
+from sam_lora.cli import causes, sentence_of
 from sam_lora.files import write_json
 from sam_lora.promotion import MARGIN, Verdict, judge
 from sam_lora.registry import BASE, RegistryError
@@ -93,21 +94,27 @@ class LoraTraining(TrainTask):
         clock, requested = Clock(), time.time()
         settings = self.check(request, datastore)
         run = self._new_run()
+        settings |= {"name": run.name, "device": self.adapters.device, "requested": requested, "parent": None,
+                     "training_cases": 0, "held_out_cases": 0}  # fmt: skip
+        write_json(run / SETTINGS, settings)
+        try:
+            return self._train_and_judge(run, settings, datastore, clock)
+        except Exception as error:  # whoever looks at the training is told why
+            why = str(error) or type(error).__name__
+            write_json(run / "verdict.json", {"promoted": False, "why": why, "scores": {}})
+            raise
+
+    def _train_and_judge(
+        self, run: Path, settings: dict[str, Any], datastore: StudiesFolder, clock: Clock
+    ) -> dict[str, Any]:
         cases = TrainingCases(datastore, self.names())
         training, held_out = cases.write(run, settings["axis"])
         parent, registry = self.parent(settings), self.adapters.registry
         parent_digest = "" if parent == BASE else file_digest(registry.path(parent), "sha256")
-        settings |= {
-            "name": run.name, "parent": parent, "device": self.adapters.device, "requested": requested,
-            "training_cases": len(training), "held_out_cases": len(held_out),
-        }  # fmt: skip
-        write_json(run / "settings.json", settings)
+        settings |= {"parent": parent, "training_cases": len(training), "held_out_cases": len(held_out)}
+        write_json(run / SETTINGS, settings)
         clock.mark("cases")
-        try:
-            adapter, champion, verdict = self._challenger(run, settings, cases, held_out, clock)
-        except ValueError as error:  # whoever looks at the training is told why
-            write_json(run / "verdict.json", {"promoted": False, "why": str(error), "scores": {}})
-            raise
+        adapter, champion, verdict = self._challenger(run, settings, cases, held_out, clock)
         seconds = {name: round(value, 2) for name, value in clock.seconds.items()}
         pedigree = {
             "parent": parent, "parent_digest": parent_digest,
@@ -117,7 +124,7 @@ class LoraTraining(TrainTask):
         registry.add(adapter, run.name, pedigree)
         if verdict.promoted:
             try:
-                registry.promote(run.name, verdict.why, over=champion.name)
+                registry.promote(run.name, verdict.why, over=champion)
             except RegistryError as error:  # somebody promoted or rolled back while it was judged
                 verdict = replace(verdict, promoted=False, why=str(error))
         write_json(run / "verdict.json", {"promoted": verdict.promoted, "why": verdict.why, "scores": verdict.scores})
@@ -127,19 +134,24 @@ class LoraTraining(TrainTask):
     def _challenger(
         self, run: Path, settings: Mapping[str, Any], cases: TrainingCases, held_out: Sequence[Mapping[str, Any]],
         clock: Clock,
-    ) -> tuple[Path, Served, Verdict]:  # fmt: skip
-        """The trained adapter, the champion it was judged against, and what came of it."""
+    ) -> tuple[Path, str, Verdict]:  # fmt: skip
+        """The trained adapter, the name of the champion while it was judged, and what came of it."""
         try:
             self._train(run, settings, cases)
             clock.mark("training")
-            adapter, champion = sorted(run.glob(_LATEST))[-1], self.adapters.get()
-            verdict = self._judge(champion, adapter, held_out)
+            adapter, champion = sorted(run.glob(_LATEST))[-1], self.adapters.registry.champion()
+            verdict = self._judge(self.adapters.get(), adapter, held_out)
             clock.mark("judging")
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"{self.adapters.device} has too little memory for this training, the champion stays: choose a smaller "
-                f"image_size, or the preset decoder."
-            ) from error
+        except RuntimeError as error:  # out of memory; or MONAI's parser, around whatever its config raised
+            if any(isinstance(cause, torch.OutOfMemoryError) for cause in causes(error)):
+                raise TrainingError(
+                    f"{self.adapters.device} has too little memory for this training, the champion stays: choose a "
+                    f"smaller image_size, or the preset decoder."
+                ) from error
+            sentence = sentence_of(error)
+            if sentence is None:
+                raise
+            raise TrainingError(sentence) from error
         return adapter, champion, verdict
 
     def _new_run(self) -> Path:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+SETTINGS = "settings.json"
 _HISTORY = "runs/train-*/history.json"
 
 
@@ -13,21 +14,21 @@ def latest_progress(folder: Path) -> dict[str, Any]:
     """Of the latest training, as clients show it: epochs done, about how many there will be, time, best Dice.
 
     Args:
-        folder: of the trainings, each in one of its own, named by its time.
+        folder: see :func:`latest_run`.
 
     Returns:
         ``epoch``, ``total_epochs``, ``total_time``, ``seconds_left``, ``best_metric`` (the challenger's Dice from a
         jittered box on the held-out cases, 0 before it is judged), ``model`` and more; empty before the first one.
     """
-    runs = sorted(folder.glob("*/settings.json"))
-    if not runs:
+    run = latest_run(folder)
+    if run is None:
         return {}
-    settings = read_json(runs[-1])
-    history = sorted(runs[-1].parent.glob(_HISTORY))
+    settings = read_json(run / SETTINGS)
+    history = sorted(run.glob(_HISTORY))
     rows = json.loads(history[-1].read_text(encoding="utf-8")) if history else []
     seconds = rows[-1]["seconds"] if rows else 0.0
     expected = len(rows) if not seconds else round(len(rows) * max(1.0, 60 * settings["minutes"] / seconds))
-    verdict = runs[-1].parent / "verdict.json"
+    verdict = run / "verdict.json"
     judged = read_json(verdict) if verdict.is_file() else {}
     return {
         "epoch": len(rows),
@@ -39,6 +40,15 @@ def latest_progress(folder: Path) -> dict[str, Any]:
         **{key: settings[key] for key in ("device", "parent", "training_cases", "held_out_cases")},
         **{key: judged[key] for key in ("promoted", "why") if key in judged},
     }
+
+
+def latest_run(folder: Path) -> Path | None:
+    """The folder of the latest training; None before the first one.
+
+    Args:
+        folder: of the trainings, each in one of its own, named by its time.
+    """
+    return max((path.parent for path in folder.glob(f"*/{SETTINGS}")), default=None)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from monailabel_app.lib.datastores.local import FINAL, StudiesFolder
 from monailabel_app.lib.trainers.lora import LoraTraining
+from monailabel_app.lib.trainers.progress import SETTINGS, latest_run, read_json
 
 
 class Retraining:
@@ -31,8 +30,8 @@ class Retraining:
 
     def new_labels(self) -> int:
         """How many labels were saved since the last training began."""
-        runs = sorted(self.training.folder.glob("*/settings.json"))
-        since = json.loads(runs[-1].read_text(encoding="utf-8"))["requested"] if runs else 0.0
+        run = latest_run(self.training.folder)
+        since = 0.0 if run is None else read_json(run / SETTINGS)["requested"]
         saved = (
             self.datastore.get_label_info(image, FINAL).get("ts", 0) for image in self.datastore.get_labeled_images()
         )

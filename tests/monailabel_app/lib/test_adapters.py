@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from monailabel_app.lib import adapters as adapters_module
 from monailabel_app.lib.adapters import Adapters
 from sam_lora.adapter import AdapterError
 from sam_lora.build import build_sam_lora
@@ -143,3 +144,40 @@ def test_only_names_in_the_folder_can_be_asked_for(adapters, name):
     put(adapters, "good", 20)
     with pytest.raises(AdapterError, match=r"adapter must be one of champion, none, good, or a digest of one, got"):
         adapters.get(name)
+
+
+def test_a_pedigree_that_cannot_be_read_takes_the_quality_and_nothing_else(adapters, caplog):
+    put(adapters, "before", 20)
+    adapters.registry.promote("before", "")
+    path = put(adapters, "a", 10, rank=8)
+    adapters.registry.promote("a", "")
+    (adapters.folder / "a.json").write_text("{")
+    served = adapters.get()
+    assert (served.name, served.quality) == ("a", {})
+    assert "the quality of a is not known" in caplog.text
+    assert adapters.get(file_digest(path, "sha256")) is served
+    assert adapters.get(file_digest(adapters.folder / "before.safetensors", "sha256")).name == "before"
+
+
+def test_a_digest_is_not_answered_by_another_file(adapters, tmp_path):
+    write_random_adapter(tmp_path / "new.safetensors")
+    digest = adapters.registry.add(tmp_path / "new.safetensors", "a", {})
+    put(adapters, "a", 10, rank=8)
+    with pytest.raises(AdapterError, match=f"a.safetensors is another file than {digest}"):
+        adapters.get(digest)
+
+
+def test_a_champion_for_a_network_that_is_not_known_leaves_the_one_before(adapters, monkeypatch, caplog):
+    for age, name in ((20, "before"), (10, "a")):
+        put(adapters, name, age, rank=age)
+        adapters.registry.promote(name, "")
+    build = adapters_module.build_sam_lora
+
+    def refuse(*_, adapter, **options):
+        if adapter.spec.rank == 10:
+            raise ValueError("variant must be one of those.")
+        return build(adapter=adapter, **options)
+
+    monkeypatch.setattr(adapters_module, "build_sam_lora", refuse)
+    assert adapters.get().name == "before"
+    assert "The champion a cannot serve, the one before it does: variant must be one of those." in caplog.text

@@ -177,6 +177,9 @@ def test_whose_image_it_is_stays_once_it_has_a_label(store, tmp_path):
     store.remove_label("a", "final")
     with pytest.raises(DatastoreError, match="'a' is of patient 'q', and that stays"):
         store.update_image_info("a", {"patient": "p"})
+    for nobody in ("", None):
+        with pytest.raises(DatastoreError, match="'a' is of patient 'q', and that stays"):
+            store.update_image_info("a", {"patient": nobody})
     store.update_image_info("a", {"patient": "q", "note": "x"})
     assert store.get_image_info("a")["note"] == "x"
 
@@ -194,3 +197,34 @@ def test_the_second_patient_and_every_fifth_after_it_stays_held_out(folder, tmp_
     store.remove_label("p09", "final")  # whoever was held out stays so
     assert store.holdout() == ["p01", "p05", "p06"]
     assert json.loads((folder / ".sam_lora" / "holdout.json").read_text())["held_out"] == ["twin", "p06"]
+
+
+def test_who_is_held_out_stays_so_when_the_image_is_removed_and_comes_back_as_nobodys(folder, tmp_path):
+    store = StudiesFolder(str(folder))
+    store.save_label("a", str(drawn(tmp_path)), "final", {})
+    store.update_image_info("b", {"patient": "twin"})
+    store.save_label("b", str(drawn(tmp_path)), "final", {})
+    assert store.holdout() == ["b"]
+    image = tmp_path / "again.nii.gz"
+    image.write_bytes((folder / "b.nii.gz").read_bytes())
+    store.remove_image("b")
+    with pytest.raises(
+        DatastoreError, match="'b' was an image of patient 'twin': give one of another patient another id"
+    ):
+        store.add_image("b", str(image), {"patient": "other"})
+    store.add_image("b", str(image), {})
+    store.save_label("b", str(drawn(tmp_path)), "final", {})
+    assert (store.holdout(), store.patient("b")) == (["b"], "twin")
+
+
+def test_who_is_held_out_stays_so_when_the_datastores_file_is_lost(folder, tmp_path):
+    store = StudiesFolder(str(folder))
+    for image, patient in (("a", "one"), ("b", "twin")):
+        store.update_image_info(image, {"patient": patient})
+        store.save_label(image, str(drawn(tmp_path)), "final", {})
+    (folder / "datastore_v2.json").write_text("{")
+    anew = StudiesFolder(str(folder))
+    assert "patient" not in anew.get_image_info("b")
+    assert (anew.holdout(), anew.patient("a"), anew.patient("b")) == (["b"], "one", "twin")
+    order = json.loads((folder / ".sam_lora" / "holdout.json").read_text())["order"]
+    assert order == ["one", "twin"]

@@ -84,3 +84,23 @@ def test_an_image_that_is_gone_is_forgotten(service, store, tmp_path):
     service.adapters.registry.rollback()
     assert sorted(Scoring(service, seen)({}, store)) == ["p0", "p1", "p2"]
     assert sorted(seen.read()) == ["p0", "p1", "p2"]
+
+
+def test_an_image_that_is_removed_meanwhile_keeps_no_other_from_being_looked_at(service, store, tmp_path, monkeypatch):
+    listed = store.list_images()
+    monkeypatch.setattr(store, "list_images", lambda: listed)
+    store.remove_image("p1")
+    assert sorted(Scoring(service, SeenFile(tmp_path / "seen.json"))({}, store)) == ["p0", "p2"]
+
+
+def test_what_two_adapters_saw_is_not_compared(tmp_path):
+    rows = {
+        name: {"uncertainty": 0.5, "features": [1.0], "adapter_digest": digest}
+        for name, digest in (("a", "old"), ("b", "old"), ("c", "new"))
+    }
+    path = tmp_path / "seen.json"
+    path.write_text(json.dumps(rows))
+    assert sorted(SeenFile(path).read()) == ["a", "b"]  # a scoring has just begun
+    rows["b"]["adapter_digest"] = "new"
+    path.write_text(json.dumps(rows))
+    assert sorted(SeenFile(path).read()) == ["b", "c"]

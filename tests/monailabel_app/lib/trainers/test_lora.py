@@ -14,6 +14,7 @@ from monailabel_app.lib.trainers import lora
 from monailabel_app.lib.trainers.cases import TrainingCases
 from monailabel_app.lib.trainers.lora import LoraTraining
 from monailabel_app.lib.trainers.retraining import Retraining
+from monailabel_app.lib.trainers.settings import TrainingError
 from sam_lora import promotion
 from sam_lora.adapter import Adapter, write_adapter
 from sam_lora.build import build_sam_lora
@@ -252,6 +253,67 @@ def test_too_little_memory_is_a_sentence_and_the_champion_stays(training, store,
         training({}, store)
     assert training.adapters.registry.names() == []
     assert training.stats()["why"].startswith("cpu has too little memory for this training")
+
+
+def no_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ({"minutes": "$__import__('tests.monailabel_app.lib.trainers.test_lora', fromlist=['x']).no_memory()"},
+         "cpu has too little memory for this training, the champion stays"),
+        ({"rank": 0}, "rank must be a whole number of at least 1, got 0"),
+    ],
+)  # fmt: skip
+def test_what_goes_wrong_inside_a_config_is_a_sentence_all_the_same(
+    training, store, tmp_path, monkeypatch, fault, sentence
+):
+    """MONAI's parser raises another error around what its configs raise."""
+    save(store, tmp_path, "p0")
+    options = training.bundle_options
+    monkeypatch.setattr(training, "bundle_options", lambda *given: {**options(*given), **fault})
+    with pytest.raises(TrainingError, match=sentence):
+        training({}, store)
+    assert training.stats()["why"].startswith(sentence)
+
+
+def test_a_training_that_ends_before_it_begins_is_shown_and_not_begun_again_by_the_next_label(
+    training, store, tmp_path, trained
+):
+    save(store, tmp_path, "p0", {"label_info": [{"name": "a tumour", "idx": 1}]})
+    retraining = Retraining(training, store, 1)
+    assert retraining.is_due()
+    with pytest.raises(ValueError, match="The label of p0 cannot be used"):
+        training({}, store)
+    assert training.stats()["why"].startswith("The label of p0 cannot be used")
+    assert trained == []
+
+
+def test_a_label_that_is_removed_while_a_training_reads_is_left_out(training, store, tmp_path, caplog):
+    for image in ("p0", "p1", "p2"):
+        save(store, tmp_path, image)
+    cases = TrainingCases(store, NAMES)
+    images = cases.images()
+    store.remove_label("p2", "final")
+    assert images == ["p0", "p2"]
+    assert [one["name"] for one in cases._entries(images, tmp_path, 2)] == ["p0"]
+    assert "p2 was removed meanwhile: the training goes on without it" in caplog.text
+
+
+def test_a_challenger_is_promoted_over_the_champion_that_could_not_be_loaded(
+    training, store, tmp_path, trained, monkeypatch
+):
+    save(store, tmp_path, "p0")
+    judged = []
+    monkeypatch.setattr(training, "_judge", lambda served, *_: judged.append(served.name) or verdict(True))
+    first = training({}, store)["adapter"]
+    monkeypatch.setattr(training.adapters, "get", lambda: training.adapters._load("none", ""))  # as if it could not
+    done = training({}, store)
+    assert judged == ["none", "none"]
+    assert done["promoted"], done["why"]
+    assert [one["name"] for one in training.adapters.registry.line()] == [first, done["adapter"]]
 
 
 def test_a_training_is_due_after_so_many_new_labels(training, store, tmp_path, trained, monkeypatch):
