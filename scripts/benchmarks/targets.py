@@ -43,6 +43,14 @@ AUTOMATIC = {
     "augment": False,
     "decoder_learning_rate": 3e-4,
 }
+# Long trainings see each slice many times: twice the size, the slices beside it, and images altered at random.
+AUTOMATIC_LONG = {
+    **AUTOMATIC,
+    "image_size": 112,
+    "neighbours": True,
+    "augment": True,
+    "slices_per_epoch": 1800,
+}
 BOX = {"prompt_mode": "box", "corrections": 0, "image_size": 112}
 TARGETS = {
     "hippocampus_box": Target(
@@ -61,7 +69,7 @@ TARGETS = {
         at_least={"automatic": 0.80},
     ),
     "hippocampus_automatic_120": Target(
-        "hippocampus", ("fast",), 120, ("automatic",), settings=AUTOMATIC, every=1, validate=True,
+        "hippocampus", ("fast",), 120, ("automatic",), settings=AUTOMATIC_LONG, every=1, validate=True,
         at_least={"automatic": 0.85},
     ),
     "iou": Target(
