@@ -44,6 +44,11 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What :func:`write_json` wrote of a dictionary; ValueError if that is not what the file holds."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
 def writable_folder(path: Path, name: str) -> Path:
     """Make a folder, and its parents.
 

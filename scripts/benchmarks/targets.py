@@ -43,7 +43,7 @@ AUTOMATIC = {
     "augment": False,
     "decoder_learning_rate": 3e-4,
 }
-# Long trainings see each slice many times: twice the size, the slices beside it, and images altered at random.
+# Within two hours: its Dice on the validation cases was flat for the last ten minutes. Long trainings see each slice many times: twice the size, the slices beside it, and images altered at random.
 AUTOMATIC_LONG = {
     **AUTOMATIC,
     "image_size": 112,
@@ -68,8 +68,8 @@ TARGETS = {
         "hippocampus", ("fast",), 20, ("automatic",), settings=AUTOMATIC, every=1, validate=True,
         at_least={"automatic": 0.80},
     ),
-    "hippocampus_automatic_120": Target(
-        "hippocampus", ("fast",), 120, ("automatic",), settings=AUTOMATIC_LONG, every=1, validate=True,
+    "hippocampus_automatic_55": Target(
+        "hippocampus", ("fast",), 55, ("automatic",), settings=AUTOMATIC_LONG, every=1, validate=True,
         at_least={"automatic": 0.85},
     ),
     "iou": Target(

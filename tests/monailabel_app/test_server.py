@@ -340,6 +340,15 @@ def test_answers_come_as_clients_read_them(client):
     assert client.post("/infer/sam_lora?image=a&output=image", **asked).content.startswith(b"NRRD")
 
 
+def test_whom_nobody_knows_to_have_been_trained_on_is_said(client):
+    """The champion of this server was put there by hand."""
+    listed = client.get("/adapters/").json()
+    assert (listed["adapters"], listed["champion"]) == (["r"], "r")
+    assert "unknown" not in listed
+    found = client.get("/adapters/?trained_on=p1").json()
+    assert (found["adapters"], found["unknown"]) == ([], ["r"])
+
+
 def test_a_corrected_draft_names_the_adapter_that_drew_it(client, app, tmp_path):
     infer(client, roi=BOX)  # a click before, by what serves now
     label = write_nifti(tmp_path / "drawn.nii.gz", np.ones((24, 22, 5), np.uint8), np.eye(4))

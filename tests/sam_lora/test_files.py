@@ -2,7 +2,7 @@
 
 import pytest
 
-from sam_lora.files import writable_folder, write_aside, write_json
+from sam_lora.files import read_json, writable_folder, write_aside, write_json
 
 
 def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path):
@@ -11,6 +11,7 @@ def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path):
     with pytest.raises(RuntimeError, match="in the middle"):
         _break_off(path)
     assert path.read_text() == '{\n  "a": 1\n}\n'
+    assert read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 

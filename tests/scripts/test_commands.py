@@ -6,13 +6,14 @@ import sys
 import pytest
 
 from sam_lora import __version__
-from tests.conftest import REPOSITORY, run_python
+from sam_lora.registry import Registry
+from tests.conftest import REPOSITORY, run_python, write_random_adapter
 
 SCRIPTS = sorted(p.name for p in (REPOSITORY / "scripts").glob("*.py"))
 COMMANDS = {
     "weights.py": ["list", "get", "verify"],
-    "adapter.py": ["info", "verify", "compare", "import", "export", "merge"],
-    "benchmark.py": ["encoder", "data", "volume", "learning", "serve", "swap"],
+    "adapter.py": ["info", "verify", "compare", "import", "export", "merge", "list", "promote", "rollback", "prune"],
+    "benchmark.py": ["encoder", "data", "volume", "learning", "serve", "swap", "train", "loop", "active_learning"],
     "data.py": ["ct_mr", "images", "convert", "split", "inspect", "decathlon"],
     "doctor.py": [],
     "brain_demo.py": [],
@@ -51,6 +52,21 @@ def exit_code(script, arguments, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(REPOSITORY / "scripts" / script), run_name="__main__")
     return stop.value.code
+
+
+def test_who_saw_a_patient_is_listed_and_of_whom_nobody_knows_is_said(tmp_path, monkeypatch, capsys):
+    import runpy
+
+    write_random_adapter(tmp_path / "trained.safetensors")
+    registry = Registry(tmp_path / "adapters")
+    registry.add(tmp_path / "trained.safetensors", "a", {"cases": [{"image": "i", "patient": "p1"}], "parent": "none"})
+    (tmp_path / "adapters" / "by-hand.safetensors").write_bytes((tmp_path / "trained.safetensors").read_bytes())
+    monkeypatch.setattr(sys, "argv", ["adapter.py", "list", str(tmp_path / "adapters"), "--trained-on", "p1"])
+    runpy.run_path(str(REPOSITORY / "scripts" / "adapter.py"), run_name="__main__")
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0].split() == ["a", "1", "cases,", "from", "none"]
+    assert "by-hand" not in said.out
+    assert said.err == "No pedigree tells whom these were trained on: by-hand.\n"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel_app.lib.datastores.names import ending_of
-from sam_lora.files import clear_leftovers, write_aside, write_json
+from sam_lora.files import clear_leftovers, read_json, write_aside, write_json
 from sam_lora.weights import file_digest
 
 _HELD_OUT, _EVERY = 1, 5  # the 2nd, 7th, 12th, ... patient
@@ -148,7 +148,7 @@ class HoldOut:
         return {image for image, patient in patients.items() if patient in held_out}
 
     def _read(self) -> dict[str, Any]:
-        return dict(json.loads(self.path.read_text(encoding="utf-8"))) if self.path.is_file() else {}
+        return read_json(self.path) if self.path.is_file() else {}
 
 
 def copy_whole(source: Path, target: Path) -> None:

@@ -22,12 +22,12 @@ from monailabel_app.lib.clock import Clock
 from monailabel_app.lib.datastores.local import StudiesFolder
 from monailabel_app.lib.trainers.cases import TrainingCases
 from monailabel_app.lib.trainers.parents import choose_parent
-from monailabel_app.lib.trainers.progress import SETTINGS, latest_progress, read_json
+from monailabel_app.lib.trainers.progress import SETTINGS, latest_progress
 from monailabel_app.lib.trainers.settings import TrainingError, options, read_settings
 from sam_lora import __version__
 from sam_lora.build import build_sam_lora
 from sam_lora.cli import causes, sentence_of
-from sam_lora.files import write_json
+from sam_lora.files import read_json, write_json
 from sam_lora.promotion import MARGIN, Verdict, judge
 from sam_lora.registry import BASE, RegistryError
 from sam_lora.trunk import forget_oldest

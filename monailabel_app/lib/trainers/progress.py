@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sam_lora.files import read_json
+
 SETTINGS = "settings.json"
 _HISTORY = "runs/train-*/history.json"
 
@@ -49,8 +51,3 @@ def latest_run(folder: Path) -> Path | None:
         folder: of the trainings, each in one of its own, named by its time.
     """
     return max((path.parent for path in folder.glob(f"*/{SETTINGS}")), default=None)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What :func:`sam_lora.files.write_json` wrote."""
-    return dict(json.loads(path.read_text(encoding="utf-8")))

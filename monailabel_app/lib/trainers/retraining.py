@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from monailabel_app.lib.datastores.local import FINAL, StudiesFolder
 from monailabel_app.lib.trainers.lora import LoraTraining
-from monailabel_app.lib.trainers.progress import SETTINGS, latest_run, read_json
+from monailabel_app.lib.trainers.progress import SETTINGS, latest_run
+from sam_lora.files import read_json
 
 
 class Retraining:
