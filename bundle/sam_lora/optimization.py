@@ -46,6 +46,25 @@ def rate_factor(progress: float, step: int, warm_up: int, decay: str) -> float:
     return rising * (1 - min(1.0, progress)) ** 0.9 if decay == "poly" else rising
 
 
+def ending_progress(engine: Engine, minutes: float | None, slices: int | None) -> float | None:
+    """How far a training is that ends by time, by slices, or by what comes first: 0 at its beginning, 1 and more at its end.
+
+    Args:
+        engine: the trainer, whose state has ``seconds`` and ``slices`` (see :class:`sam_lora.training.TrainingRun`).
+        minutes: of training iterations; None: no such end.
+        slices: that are trained on, over all processes; None: no such end.
+
+    Returns:
+        the larger of both, None where the training ends by neither: after its epochs.
+    """
+    ways = []
+    if minutes:
+        ways.append(engine.state.seconds / (60 * minutes))
+    if slices:
+        ways.append(engine.state.slices / slices)
+    return max(ways, default=None)
+
+
 class LearningRate:
     """Sets the learning rates before each step, from the training's progress alone: a continued run needs no state.
 
@@ -53,16 +72,25 @@ class LearningRate:
         optimizer: its groups' rates at the start are the highest.
         warm_up: see :func:`rate_factor`.
         decay: likewise.
-        minutes: the time that is to be trained; then progress is time, else iterations.
+        minutes: see :func:`ending_progress`; without it and ``slices``, progress is iterations.
+        slices: likewise.
 
     Raises:
         ValueError: if ``decay`` is unknown.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, warm_up: int, decay: str, minutes: float | None) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        warm_up: int,
+        decay: str,
+        minutes: float | None = None,
+        slices: int | None = None,
+    ) -> None:
         if decay not in DECAYS:
             raise ValueError(f"decay must be one of {', '.join(DECAYS)}, got {decay!r}.")
-        self.optimizer, self.warm_up, self.decay, self.minutes = optimizer, warm_up, decay, minutes
+        self.optimizer, self.warm_up, self.decay = optimizer, warm_up, decay
+        self.minutes, self.slices = minutes, slices
         self.highest = [group["lr"] for group in optimizer.param_groups]
 
     def attach(self, engine: Engine) -> None:
@@ -73,9 +101,9 @@ class LearningRate:
         """Set the rates of the coming iteration."""
         done = engine.state.iteration - 1
         steps = done // max(1, getattr(engine, "accumulation_steps", 1))
-        progress = done / (engine.state.epoch_length * engine.state.max_epochs)
-        if self.minutes:
-            progress = getattr(engine.state, "seconds", 0.0) / (60 * self.minutes)
+        progress = ending_progress(engine, self.minutes, self.slices)
+        if progress is None:
+            progress = done / (engine.state.epoch_length * engine.state.max_epochs)
         factor = rate_factor(progress, steps, self.warm_up, self.decay)
         for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
             group["lr"] = highest * factor

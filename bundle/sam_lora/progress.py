@@ -7,7 +7,7 @@ from typing import Any
 from ignite.engine import Engine
 from ignite.handlers import ProgressBar
 
-NO_END = 10**6  # epochs of a training that ends by time
+NO_END = 10**6  # epochs of a training that ends by time or slices
 
 
 class TrainingProgress(ProgressBar):
@@ -18,7 +18,7 @@ class TrainingProgress(ProgressBar):
 
     @staticmethod
     def _get_max_number_events(event_name: str, engine: Engine) -> int | None:
-        """Where time ends a training, the number of epochs says nothing."""
+        """Where time or slices end a training, the number of epochs says nothing."""
         number = ProgressBar._get_max_number_events(event_name, engine)
         return None if number is None or number >= NO_END else number
 

@@ -30,7 +30,7 @@ _SWITCH = ("True or False", lambda v: type(v) is bool)
 _TEXT = ("a path or name", lambda v: type(v) is str)
 RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **{name: _whole(1) for name in ("epochs", "batch_size", "accumulation_steps", "checkpoint_interval", "val_interval",
-                                    "every", "num_points", "min_pixels", "rank", "image_size", "slices_per_epoch")},
+                                    "every", "num_points", "min_pixels", "rank", "image_size", "slices_per_epoch", "slices")},
     **{name: _whole(0) for name in ("seed", "num_workers", "corrections", "patience", "warm_up", "versions")},
     **{name: _number(0, open_end=True) for name in ("learning_rate", "decoder_learning_rate", "alpha", "tolerance", "minutes")},
     **{name: _number(0) for name in ("weight_decay", "box_jitter", "max_norm", "iou_weight")},

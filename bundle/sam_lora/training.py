@@ -19,7 +19,7 @@ from sam_lora.adapted import SamLora, report_trainable, write_model
 from sam_lora.adapter import Adapter, describe_cases, write_adapter
 from sam_lora.datasets import SliceDataset
 from sam_lora.files import writable_folder, write_aside, write_json
-from sam_lora.optimization import is_step
+from sam_lora.optimization import ending_progress, is_step
 from sam_lora.plots import plot_history
 from sam_lora.progress import loss_of
 from sam_lora.runs import CHECKPOINT, refuse_changed_settings, write_provenance
@@ -35,7 +35,7 @@ class TrainingRun:
 
     Best is the highest validation Dice where there is a validation set, else the lowest epoch mean of the training
     loss. Attaching loads the checkpoint of a run that is continued. ``engine.state.seconds`` counts the time that was
-    spent in training iterations, validation and writing left out.
+    spent in training iterations, validation and writing left out, ``engine.state.slices`` what all processes trained on.
 
     Args:
         folder: of the run, see :func:`sam_lora.runs.run_folder`.
@@ -48,7 +48,9 @@ class TrainingRun:
             still at its beginning, replaces nothing.
         validator: the validation engine, whose ``val_mean_dice`` decides.
         checkpoint_interval: iterations between two checkpoints, rounded up to the end of an optimizer step.
-        minutes: training ends after this time, at the end of an optimizer step; None: after its epochs.
+        minutes: training ends after this time, at the end of an optimizer step.
+        slices: it ends after so many, likewise: the same on a fast and on a slow machine, unless ``minutes`` are over
+            first. Without both it ends after its epochs.
         patience: it also ends after this many validations in a row without a new best; 0: never.
         preset: recorded in the adapters.
     """
@@ -65,10 +67,11 @@ class TrainingRun:
         validator: Engine | None = None,
         checkpoint_interval: int = 50,
         minutes: float | None = None,
+        slices: int | None = None,
         patience: int = 0,
         preset: str | None = None,
     ) -> None:
-        self.minutes, self.patience, self.preset = minutes, patience, preset
+        self.minutes, self.slices, self.patience, self.preset = minutes, slices, patience, preset
         self.folder, self.ckpt_dir = Path(folder), writable_folder(Path(ckpt_dir), "ckpt_dir")
         self.network, self.optimizer, self.dataset, self.sampler = network, optimizer, dataset, sampler
         self.batch_size, self.validator, self.interval = batch_size, validator, checkpoint_interval
@@ -78,7 +81,7 @@ class TrainingRun:
 
     def attach(self, engine: Engine) -> None:
         """Continue where the run was, if it was, and follow the trainer."""
-        engine.state.seconds = 0.0
+        engine.state.seconds, engine.state.slices = 0.0, 0
         if (self.folder / CHECKPOINT).is_file():
             self._resume(engine)
         if idist.get_rank() == 0:
@@ -103,6 +106,7 @@ class TrainingRun:
                 f"earlier epochs are in {self.folder}."
             )
         self.losses.append(loss)
+        engine.state.slices = self._slices()
         self._after_step(engine)
         self._start_clock(engine)
 
@@ -117,7 +121,11 @@ class TrainingRun:
             self._save(engine)
 
     def _is_over(self, engine: Engine) -> bool:
-        return self.minutes is not None and engine.state.seconds >= 60 * self.minutes
+        progress = ending_progress(engine, self.minutes, self.slices)
+        return progress is not None and progress >= 1
+
+    def _slices(self) -> int:
+        return len(self.losses) * self.batch_size * idist.get_world_size()
 
     def _after_epoch(self, engine: Engine) -> None:
         metrics = {} if self.validator is None else self.validator.state.metrics
@@ -128,7 +136,7 @@ class TrainingRun:
             "loss": sum(recent) / len(recent),
             "val_mean_dice": None if dice is None else float(dice),
             "seconds": round(engine.state.seconds, 1),
-            "slices": len(self.losses) * self.batch_size * idist.get_world_size(),
+            "slices": engine.state.slices,
         }
         is_best = self._is_best(row)
         self.history = [*self.history, row]
@@ -208,10 +216,12 @@ class TrainingRun:
             )
         if state["iteration"] >= epoch_length * epochs:
             raise ValueError(f"{self.folder} has finished its {epochs} epochs: give more `--epochs` to continue.")
-        engine.state.seconds = state["seconds"]
-        if self._is_over(engine):
-            raise ValueError(f"{self.folder} has had its {self.minutes} minutes: give more `--minutes` to continue.")
         self.history, self.losses = state["history"], state["losses"]
+        engine.state.seconds, engine.state.slices = state["seconds"], self._slices()
+        ends = (("minutes", self.minutes, engine.state.seconds / 60), ("slices", self.slices, engine.state.slices))
+        for name, limit, done in ends:
+            if limit and done >= limit:
+                raise ValueError(f"{self.folder} has had its {limit} {name}: give more `--{name}` to continue.")
         if self._is_stuck():
             raise ValueError(
                 f"{self.folder} ended after {self.patience} validations without a new best: give more `--patience` to continue."

@@ -16,6 +16,7 @@ import requests
 from benchmarks.cohorts import Entry, load_cohort
 from benchmarks.measuring import STATISTICS
 from benchmarks.serve import served_studies
+from monailabel_app.lib.trainers.settings import MINUTES, SLICES
 from sam_lora.build import build_sam_lora
 from sam_lora.cases import read_case
 from sam_lora.embedding import Embedder
@@ -30,7 +31,12 @@ AUTOMATIC = EvaluationRules(("automatic",), min_pixels=10, every=3)
 
 
 def loop(
-    minutes: float = 1.6, preset: str = "fast", start: str = "base", sabotaged: int = 2, json: str | None = None
+    minutes: float = MINUTES,
+    slices: int = SLICES,
+    preset: str = "fast",
+    start: str = "base",
+    sabotaged: int = 2,
+    json: str | None = None,
 ) -> None:
     """Save five hippocampus labels on the server, train twice (cold and warm), and test what serves then on 20 cases.
 
@@ -38,8 +44,9 @@ def loop(
     must stay, its answers the same bit for bit. At last train on the good labels again, from the same champion.
 
     Args:
-        minutes: of each training.
-        preset: likewise.
+        minutes: each training ends after them,
+        slices: or after so many; 0: by time alone.
+        preset: of each training.
         start: what the trainings on spoilt labels, and the last one, start from: base or champion.
         sabotaged: trainings on spoilt labels.
         json: also write the figures there.
@@ -47,7 +54,7 @@ def loop(
     cohort = load_cohort("hippocampus")
     figures: dict[str, Any] = {}
     labelled, names = cohort.training[::STEP][:SAVED], list(cohort.labels.values())
-    request = {"preset": preset, "minutes": minutes}
+    request = {"preset": preset, "minutes": minutes, "slices": slices}
     with tempfile.TemporaryDirectory() as folder:
         studies = Path(folder) / "studies"
         studies.mkdir()

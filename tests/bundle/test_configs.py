@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
+from safetensors.torch import load_file
 
 from sam_lora.adapter import Adapter, read_adapter, write_adapter
 from sam_lora.dicom_seg import read_seg
@@ -375,6 +376,19 @@ def test_time_ends_a_training_in_the_middle_of_an_epoch(tmp_path, dataset_dir):
     with pytest.raises(RuntimeError) as error:
         train(tmp_path, dataset_dir, minutes=0.01, balanced=True, slices_per_epoch=500, resume=str(folder))
     assert "has had its 0.01 minutes: give more `--minutes` to continue" in str(chain(error.value))
+
+
+def test_slices_end_a_training_however_fast_the_machine_is(tmp_path, dataset_dir):
+    settings = {"slices": 6, "slices_per_epoch": 4, "decay": "cosine"}
+    folder = train(tmp_path, dataset_dir, **settings)
+    history = json.loads((folder / "history.json").read_text())
+    assert [row["slices"] for row in history] == [4, 6]  # in the middle of the second epoch
+    again = train(tmp_path, dataset_dir, **settings, minutes=60)  # an end that is not reached changes nothing
+    one, other = (load_file(run / "adapter_latest.safetensors") for run in (folder, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(RuntimeError) as error:
+        train(tmp_path, dataset_dir, **settings, resume=str(folder))
+    assert "has had its 6 slices: give more `--slices` to continue" in str(chain(error.value))
 
 
 def test_a_training_without_a_new_best_ends_after_its_patience(tmp_path, dataset_dir):

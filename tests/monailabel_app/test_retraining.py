@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from monailabel_app.lib.adapters import Adapters
 from monailabel_app.lib.datastores.local import StudiesFolder
@@ -51,7 +52,7 @@ class Counted(LoraTraining):
     epochs = 8
 
     def bundle_options(self, *given):
-        return {**super().bundle_options(*given), "minutes": None, "epochs": self.epochs}
+        return {**super().bundle_options(*given), "minutes": None, "slices": None, "epochs": self.epochs}
 
 
 def training_of(folder, epochs=8):
@@ -110,6 +111,24 @@ def test_a_sabotaged_training_is_not_promoted_and_an_honest_one_from_the_same_st
     assert same
     done = training_of(site[0])({"preset": "decoder"}, site[1])
     assert done["promoted"], done["why"]
+
+
+@pytest.mark.accept
+def test_the_same_labels_make_the_same_adapter_with_activations_on_the_disk_or_without(tmp_path):
+    (tmp_path / "studies").mkdir()
+    for n in range(2):
+        write_nifti(tmp_path / "studies" / f"p{n}.nii.gz", ball(n)[0], np.eye(4))
+    store = StudiesFolder(str(tmp_path / "studies"))
+    for n in range(2):
+        save(store, tmp_path, n, ball(n)[1])
+    adapters = Adapters(tmp_path / "adapters", "vit_t", "cpu", TensorCache(64 << 20))
+    training = LoraTraining(adapters, lambda: NAMES, tmp_path / "records" / "training")
+    request = {"preset": "fast", "image_size": 64, "minutes": 60, "slices": 12}
+    one, other = (training(request, store) for _ in range(2))
+    assert list((tmp_path / "records" / "trunk").iterdir())  # the second one read them
+    tensors = [load_file(adapters.registry.path(done["adapter"])) for done in (one, other)]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    assert other["promoted"], other["why"]  # not worse: the same
 
 
 @pytest.mark.soak

@@ -141,7 +141,9 @@ def start_training(url, process, studies):
             data={"params": json.dumps({"label_info": [{"name": "ball", "idx": 1}]})}, timeout=SECONDS,
         )  # fmt: skip
         assert saved.status_code == 200, saved.text
-    started = requests.post(f"{url}/train/sam_lora", json={"minutes": 60, "image_size": 64}, timeout=SECONDS)
+    started = requests.post(
+        f"{url}/train/sam_lora", json={"minutes": 60, "slices": 0, "image_size": 64}, timeout=SECONDS
+    )
     assert started.status_code == 200, started.text
     epochs = ".sam_lora/training/*/runs/train-*/history.json"
     assert wait_for(lambda: list(studies.glob(epochs)) or training_status(url) == "ERROR", 300)

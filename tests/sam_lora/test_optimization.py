@@ -34,17 +34,24 @@ def test_lora_and_whole_layers_have_rates_of_their_own(small_lora):
 
 
 def engine(**state):
-    values = {"iteration": 1, "epoch_length": 10, "max_epochs": 2, "seconds": 0.0, **state}
+    values = {"iteration": 1, "epoch_length": 10, "max_epochs": 2, "seconds": 0.0, "slices": 0, **state}
     return types.SimpleNamespace(state=types.SimpleNamespace(**values), accumulation_steps=4, scaler=None)
 
 
-def test_progress_is_iterations_or_time():
+def test_progress_is_iterations_or_time_or_slices():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
     LearningRate(optimizer, 0, "cosine", None)(engine(iteration=11))
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0)
     optimizer.param_groups[0]["lr"] = 2.0
-    LearningRate(optimizer, 0, "cosine", minutes=1)(engine(seconds=15))
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(1 + math.sqrt(0.5))
+    for ends, state in (
+        ({"minutes": 1}, {"seconds": 15}),
+        ({"slices": 40}, {"slices": 10, "seconds": 99}),
+        ({"minutes": 1, "slices": 40}, {"slices": 10, "seconds": 9}),  # what is over first counts
+        ({"minutes": 1, "slices": 40}, {"slices": 8, "seconds": 15}),
+    ):
+        optimizer.param_groups[0]["lr"] = 2.0
+        LearningRate(optimizer, 0, "cosine", **ends)(engine(**state))
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(1 + math.sqrt(0.5)), ends
     with pytest.raises(ValueError, match="decay must be one of cosine, poly, none, got 'steps'"):
         LearningRate(optimizer, 0, "steps", None)
 

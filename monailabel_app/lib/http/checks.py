@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 INFER_PARAMS = ("label", "foreground", "background", "roi", "propagate", "axis", "adapter", "largest_cc", "correct_label",
                 "result_extension", "result_dtype", "result_compress")  # fmt: skip
-TRAIN_PARAMS = ("preset", "minutes", "image_size", "axis", "start")
+TRAIN_PARAMS = ("preset", "minutes", "slices", "image_size", "axis", "start")
 _MAX_VALUES, _MAX_DEPTH, _MAX_TEXT, _MAX_NUMBER = 100_000, 6, 2000, 1e300
 _EVALUATED = ("$", "@", "%")  # how strings begin that MONAI's config parser runs or resolves
 _SAFE = re.compile(r"[^A-Za-z0-9_.-]")

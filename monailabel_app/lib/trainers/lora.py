@@ -23,7 +23,7 @@ from monailabel_app.lib.datastores.local import StudiesFolder
 from monailabel_app.lib.trainers.cases import TrainingCases
 from monailabel_app.lib.trainers.parents import choose_parent
 from monailabel_app.lib.trainers.progress import SETTINGS, latest_progress
-from monailabel_app.lib.trainers.settings import TrainingError, options, read_settings
+from monailabel_app.lib.trainers.settings import SLICES, TrainingError, options, read_settings
 from sam_lora import __version__
 from sam_lora.build import build_sam_lora
 from sam_lora.cli import causes, sentence_of
@@ -56,12 +56,12 @@ class LoraTraining(TrainTask):
     ) -> None:
         super().__init__("SAM-LoRA: a small adapter from the labels that were saved here.")
         self.adapters, self.names, self.folder, self.margin = adapters, names, folder, margin
-        self.preset = "fast" if adapters.device == "cpu" else "accurate"
+        self.preset, self.slices = ("fast", SLICES) if adapters.device == "cpu" else ("accurate", 0)
         self.trunk = folder.parent / "trunk"
 
     def config(self) -> dict[str, Any]:
         """The options that a client may set."""
-        return options(self.preset)
+        return options(self.preset, self.slices)
 
     def check(self, request: Mapping[str, Any], datastore: StudiesFolder) -> dict[str, Any]:
         """Read a request before anything is started, see :func:`read_settings`.
@@ -69,7 +69,7 @@ class LoraTraining(TrainTask):
         Raises:
             ValueError: if a setting cannot be used, or no label is there to train on.
         """
-        settings = read_settings(request, self.preset)
+        settings = read_settings(request, self.preset, self.slices)
         if not TrainingCases(datastore, self.names()).images():
             raise TrainingError(
                 "There is no label to train on: save at least one (the second patient, and every fifth after it, is "
@@ -193,6 +193,7 @@ class LoraTraining(TrainTask):
             "ckpt_dir": str(run / "models"),
             "task_name": "train",
             "minutes": settings["minutes"],
+            "slices": settings["slices"] or None,
             "device": self.adapters.device,
             **start,
         }

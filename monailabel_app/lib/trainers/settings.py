@@ -12,32 +12,47 @@ PRESETS = ("fast", "accurate", "decoder")
 # differ by less (`benchmark.py loop --start champion`).
 STARTS = ("base", "champion")
 STRIDE = 16  # image_size is a multiple of it
-MINUTES = 1.6
+MINUTES = 2.0
+# So many whatever else the machine does: on a CPU, the same labels make the same adapter.
+SLICES = 600
 
 
 class TrainingError(ValueError):
     """There is nothing to train on, or a setting cannot be used."""
 
 
-def options(preset: str) -> dict[str, Any]:
-    """What a client shows: minutes of training; image_size in pixels, 0 chooses by the images; what it starts from.
+def options(preset: str, slices: int) -> dict[str, Any]:
+    """What a client shows.
 
     Args:
         preset: that comes first.
+        slices: that are trained on where a client says nothing.
+
+    Returns:
+        ``minutes`` and ``slices``, of which what is over first ends a training (0 slices: the minutes alone),
+        ``image_size`` in pixels (0: by the images), ``axis``, and ``start``: what it starts from.
     """
     presets = [preset, *(one for one in PRESETS if one != preset)]
-    return {"preset": presets, "minutes": MINUTES, "image_size": 0, "axis": list(AXES), "start": list(STARTS)}
+    return {
+        "preset": presets,
+        "minutes": MINUTES,
+        "slices": slices,
+        "image_size": 0,
+        "axis": list(AXES),
+        "start": list(STARTS),
+    }
 
 
-def read_settings(request: Mapping[str, Any], preset: str) -> dict[str, Any]:
+def read_settings(request: Mapping[str, Any], preset: str, slices: int) -> dict[str, Any]:
     """Read a request.
 
     Args:
         request: of the client.
         preset: where it names none.
+        slices: likewise.
 
     Returns:
-        ``{"preset", "minutes", "image_size", "axis", "start"}``.
+        ``{"preset", "minutes", "slices", "image_size", "axis", "start"}``.
 
     Raises:
         TrainingError: if a setting cannot be used; PromptError for an axis.
@@ -48,6 +63,7 @@ def read_settings(request: Mapping[str, Any], preset: str) -> dict[str, Any]:
     return {
         "preset": _one_of(request, "preset", PRESETS, preset),
         "minutes": _number(request, "minutes", MINUTES, 0.05, 24 * 60),
+        "slices": int(_number(request, "slices", slices, 0, 10**7)),
         "image_size": size,
         "axis": slice_axis(request),
         "start": _one_of(request, "start", STARTS, STARTS[0]),
@@ -70,5 +86,5 @@ def _number(request: Mapping[str, Any], name: str, default: float, least: float,
     except (TypeError, ValueError):
         number = float("nan")
     if isinstance(value, bool) or not least <= number <= most:
-        raise TrainingError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}.")
+        raise TrainingError(f"{name} must be a number from {least:.12g} to {most:.12g}, got {value!r}.")
     return number

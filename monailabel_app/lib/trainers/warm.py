@@ -64,7 +64,7 @@ class Warm:
             How many slices were done; fewer than all where a training began, none for a held-out image.
         """
         cases = TrainingCases(self.datastore, self.training.names())
-        settings = read_settings({}, self.training.preset)
+        settings = read_settings({}, self.training.preset, self.training.slices)
         if image not in cases.images() or settings["preset"] == "accurate":
             return 0
         run = self.training.folder.parent / "warm" / image

@@ -53,7 +53,7 @@ def trained(training, monkeypatch):
         folder.mkdir(parents=True)
         adapter = Adapter(network.spec, network.adapter_tensors(), {"preset": "fast", "number": len(given)})
         write_adapter(folder / "adapter_latest.safetensors", adapter)
-        (folder / "history.json").write_text('[{"seconds": 30.0}]')
+        (folder / "history.json").write_text('[{"seconds": 30.0, "slices": 100}]')
         given.append(settings | {"list": json.loads(lora.Path(settings["datalist"]).read_text())})
 
     monkeypatch.setattr(lora, "run_bundle", run)
@@ -72,9 +72,9 @@ def verdict(promoted):
 
 def test_settings_are_read_before_anything_starts(training, store, tmp_path):
     save(store, tmp_path, "p0")
-    asked = {"preset": ["accurate"], "minutes": "2", "image_size": "", "axis": "1", "start": "base"}
+    asked = {"preset": ["accurate"], "minutes": "2", "slices": 0, "image_size": "", "axis": "1", "start": "base"}
     assert training.check(asked, store) == {
-        "preset": "accurate", "minutes": 2.0, "image_size": 0, "axis": 1, "start": "base",
+        "preset": "accurate", "minutes": 2.0, "slices": 0, "image_size": 0, "axis": 1, "start": "base",
     }  # fmt: skip
     assert training.check({}, store)["preset"] == training.config()["preset"][0] == "fast"  # no GPU here
     for request, sentence in (
@@ -82,6 +82,7 @@ def test_settings_are_read_before_anything_starts(training, store, tmp_path):
         ({"start": "x"}, "start must be one of base, champion, got 'x'"),
         ({"minutes": 0}, "minutes must be a number from 0.05 to 1440, got 0"),
         ({"minutes": True}, "minutes must be a number"),
+        ({"slices": -1}, "slices must be a number from 0 to 10000000, got -1"),
         ({"image_size": 100}, "image_size must be a multiple of 16, or 0 to fit the images, got 100"),
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -5,7 +5,7 @@ import pytest
 from monailabel_app.lib.trainers.progress import latest_progress
 from sam_lora.files import write_json
 
-SETTINGS = {"minutes": 2, "device": "cpu", "parent": "none", "training_cases": 3, "held_out_cases": 1}
+SETTINGS = {"minutes": 2, "slices": 0, "device": "cpu", "parent": "none", "training_cases": 3, "held_out_cases": 1}
 
 
 @pytest.fixture
@@ -32,12 +32,22 @@ def test_before_its_first_epoch_all_time_is_left(folder):
 
 
 def test_the_epochs_to_come_follow_from_the_time_that_the_first_ones_took(folder):
-    rows = [{"seconds": 15.0}, {"seconds": 30.0}]
+    rows = [{"seconds": 15.0, "slices": 100}, {"seconds": 30.0, "slices": 200}]
     write_json(folder / "20260102-000000" / "runs" / "train-1" / "history.json", rows)
     progress = latest_progress(folder)
     assert (progress["epoch"], progress["total_epochs"], progress["total_time"], progress["seconds_left"]) == (
         2, 8, "30 s", 90,
     )  # fmt: skip
+
+
+def test_slices_that_end_a_training_before_its_time_say_how_much_is_left(folder):
+    run = folder / "20260102-000000"
+    write_json(run / "settings.json", {**SETTINGS, "slices": 500, "name": "20260102-000000"})
+    write_json(run / "runs" / "train-1" / "history.json", [{"seconds": 30.0, "slices": 200}])
+    progress = latest_progress(folder)
+    assert (progress["epoch"], progress["total_epochs"], progress["seconds_left"]) == (1, 2, 45)
+    write_json(run / "settings.json", {**SETTINGS, "slices": 10**6, "name": "20260102-000000"})
+    assert latest_progress(folder)["seconds_left"] == 90  # the minutes are over first
 
 
 def test_a_judged_training_has_a_dice_and_no_time_left(folder):
