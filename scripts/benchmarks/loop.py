@@ -138,20 +138,12 @@ def _champion(url: str) -> str:
 def _sabotage(
     url: str, labelled: Sequence[Entry], names: Sequence[str], folder: Path, times: int, request: dict[str, Any]
 ) -> list[str]:
-    """Train on spoilt labels, and once more on good ones; gives what came of each."""
+    """Train on labels spoilt in several ways, and once more on good ones; gives what came of each."""
     trained_on = [entry for n, entry in enumerate(labelled) if n != 1]  # the second patient is held out
-    for n, entry in enumerate(trained_on):
-        label = nibabel.load(entry["label"])
-        array = np.asanyarray(label.dataobj)
-        spoilt = np.where(array == 0, 1, 0) if n % 2 else _moved(array)
-        path = folder / Path(entry["label"]).name
-        nibabel.save(nibabel.Nifti1Image(spoilt.astype(np.uint8), label.affine), path)
-        _save(url, {**entry, "label": str(path)}, names)
     champion, before, said = _champion(url), _mask(url, labelled[0]), []
     for n in range(times + 1):
-        if n == times:
-            for entry in trained_on:
-                _save(url, entry, names)
+        for place, entry in enumerate(trained_on):
+            _save(url, entry if n == times else _spoilt(entry, (place + n) % 2 == 1, folder), names)
         done = _train(url, labelled[0], request)
         said.append(done["why"])
         kept = _champion(url) == champion and _mask(url, labelled[0]) == before
@@ -160,6 +152,16 @@ def _sabotage(
             f"{'the champion stays, its answer the same' if kept else 'promoted'}; {said[-1]}"
         )
     return said
+
+
+def _spoilt(entry: Entry, inverted: bool, folder: Path) -> Entry:
+    """The case with its label inverted, or moved."""
+    label = nibabel.load(entry["label"])
+    array = np.asanyarray(label.dataobj)
+    spoilt = np.where(array == 0, 1, 0) if inverted else _moved(array)
+    path = folder / Path(entry["label"]).name
+    nibabel.save(nibabel.Nifti1Image(spoilt.astype(np.uint8), label.affine), path)
+    return {**entry, "label": str(path)}
 
 
 def _moved(array: np.ndarray) -> np.ndarray:

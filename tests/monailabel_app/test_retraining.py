@@ -1,5 +1,6 @@
 """Trainings that go wrong, and trainings that are killed: what serves stays as good as it was, and whole."""
 
+import itertools
 import os
 import random
 import signal
@@ -86,15 +87,20 @@ def answer_of(training):
 
 
 def spoil_and_train(site, times):
-    """Train on sabotaged labels; gives whether each was promoted, with its reason, and whether the champion's answers stayed."""
+    """Train on sabotaged labels, each time another half of them inverted.
+
+    Returns:
+        of each training whether it was promoted, with its reason, and whether the champion's answers stayed.
+    """
     folder, store = site
     held_out, training = set(store.holdout()), training_of(folder)
-    for n in range(PATIENTS):
-        if f"p{n}" not in held_out:
-            save(store, folder, n, sabotaged(ball(n)[1], inverted=n % 2 == 0))
+    trained_on = [n for n in range(PATIENTS) if f"p{n}" not in held_out]
     name, before = answer_of(training)
     results = []
-    for _ in range(times):
+    halves = itertools.combinations(trained_on, len(trained_on) // 2)
+    for inverted in itertools.islice(halves, times):
+        for n in trained_on:
+            save(store, folder, n, sabotaged(ball(n)[1], inverted=n in inverted))
         done = training({"preset": "decoder"}, store)
         after = answer_of(training)
         results.append((done["promoted"], done["why"], after[0] == name and torch.equal(after[1], before)))
