@@ -41,24 +41,26 @@ def loop(
     """Save five hippocampus labels on the server, train twice (cold and warm), and test what serves then on 20 cases.
 
     Then spoil the labels that are trained on, each moved by its own width or inverted, and train again: the champion
-    must stay, its answers the same bit for bit. At last train on the good labels again, from the same champion.
+    must stay, its answers the same bit for bit. At last train on the good labels again, from the same champion, and on
+    those of one case more.
 
     Args:
         minutes: each training ends after them,
         slices: or after so many; 0: by time alone.
         preset: of each training.
-        start: what the trainings on spoilt labels, and the last one, start from: base or champion.
+        start: what the trainings on spoilt labels, and those after them, start from: base or champion.
         sabotaged: trainings on spoilt labels.
         json: also write the figures there.
     """
     cohort = load_cohort("hippocampus")
     figures: dict[str, Any] = {}
-    labelled, names = cohort.training[::STEP][:SAVED], list(cohort.labels.values())
+    *labelled, further = (*cohort.training[::STEP][:SAVED], cohort.training[STEP // 2])
+    names = list(cohort.labels.values())
     request = {"preset": preset, "minutes": minutes, "slices": slices}
     with tempfile.TemporaryDirectory() as folder:
         studies = Path(folder) / "studies"
         studies.mkdir()
-        for entry in labelled:
+        for entry in (*labelled, further):
             (studies / Path(entry["image"]).name).write_bytes(Path(entry["image"]).read_bytes())
         with served_studies(studies, "--labels", ",".join(names)) as url:
             for entry in labelled:
@@ -72,10 +74,16 @@ def loop(
                 )
             last = _ask(url, labelled[0])
             print(f"now: {last['adapter']} {last['adapter_digest']}")
+            request["start"] = start
             if sabotaged:
-                figures["sabotaged"] = {
-                    "why": _sabotage(url, labelled, names, Path(folder), sabotaged, {**request, "start": start})
-                }
+                figures["sabotaged"] = [
+                    _train_on_spoilt(n, url, labelled, names, Path(folder), request) for n in range(sabotaged)
+                ]
+                for entry in labelled:
+                    _save(url, entry, names)
+                figures["good"] = _train_and_say("good labels", url, labelled[0], request)
+            _save(url, further, names)
+            figures["one more"] = _train_and_say("one case more", url, labelled[0], request)
         path = studies / ".sam_lora" / "adapters" / f"{last['adapter']}.safetensors"
         adapter = str(path) if path.is_file() else None
         for name, network in (("trained", build_sam_lora(adapter=adapter)), ("base", build_sam_lora())):
@@ -135,23 +143,24 @@ def _champion(url: str) -> str:
     return str(requests.get(f"{url}/adapters/", timeout=60).json()["champion"])
 
 
-def _sabotage(
-    url: str, labelled: Sequence[Entry], names: Sequence[str], folder: Path, times: int, request: dict[str, Any]
-) -> list[str]:
-    """Train on labels spoilt in several ways, and once more on good ones; gives what came of each."""
-    trained_on = [entry for n, entry in enumerate(labelled) if n != 1]  # the second patient is held out
-    champion, before, said = _champion(url), _mask(url, labelled[0]), []
-    for n in range(times + 1):
-        for place, entry in enumerate(trained_on):
-            _save(url, entry if n == times else _spoilt(entry, (place + n) % 2 == 1, folder), names)
-        done = _train(url, labelled[0], request)
-        said.append(done["why"])
-        kept = _champion(url) == champion and _mask(url, labelled[0]) == before
-        print(
-            f"{'good' if n == times else 'spoilt'} labels: {done['total']:.1f} s, "
-            f"{'the champion stays, its answer the same' if kept else 'promoted'}; {said[-1]}"
-        )
-    return said
+def _train_and_say(what: str, url: str, entry: Entry, request: dict[str, Any]) -> str:
+    """Train, and print whether the champion stayed, with its answer; gives why."""
+    champion, before = _champion(url), _mask(url, entry)
+    done = _train(url, entry, request)
+    kept = _champion(url) == champion and _mask(url, entry) == before
+    stays = "the champion stays, its answer the same" if kept else "promoted"
+    print(f"{what}: {done['total']:.1f} s, {stays}; {done['why']}")
+    return str(done["why"])
+
+
+def _train_on_spoilt(
+    n: int, url: str, labelled: Sequence[Entry], names: Sequence[str], folder: Path, request: dict[str, Any]
+) -> str:
+    """Train on labels of which every other one is inverted and the rest moved, by n which ones; gives what came of it."""
+    trained_on = [entry for place, entry in enumerate(labelled) if place != 1]  # the second patient is held out
+    for place, entry in enumerate(trained_on):
+        _save(url, _spoilt(entry, (place + n) % 2 == 1, folder), names)
+    return _train_and_say("spoilt labels", url, labelled[0], request)
 
 
 def _spoilt(entry: Entry, inverted: bool, folder: Path) -> Entry:
