@@ -46,25 +46,6 @@ def rate_factor(progress: float, step: int, warm_up: int, decay: str) -> float:
     return rising * (1 - min(1.0, progress)) ** 0.9 if decay == "poly" else rising
 
 
-def ending_progress(engine: Engine, minutes: float | None, slices: int | None) -> float | None:
-    """How far a training is that ends by time, by slices, or by what comes first: 0 at its beginning, 1 and more at its end.
-
-    Args:
-        engine: the trainer, whose state has ``seconds`` and ``slices`` (see :class:`sam_lora.training.TrainingRun`).
-        minutes: of training iterations; None: no such end.
-        slices: that are trained on, over all processes; None: no such end.
-
-    Returns:
-        the larger of both, None where the training ends by neither: after its epochs.
-    """
-    ways = []
-    if minutes:
-        ways.append(engine.state.seconds / (60 * minutes))
-    if slices:
-        ways.append(engine.state.slices / slices)
-    return max(ways, default=None)
-
-
 class LearningRate:
     """Sets the learning rates before each step, from the training's progress alone: a continued run needs no state.
 
@@ -72,8 +53,10 @@ class LearningRate:
         optimizer: its groups' rates at the start are the highest.
         warm_up: see :func:`rate_factor`.
         decay: likewise.
-        minutes: see :func:`ending_progress`; without it and ``slices``, progress is iterations.
-        slices: likewise.
+        minutes: that end the training, see :class:`sam_lora.training.TrainingRun`; progress is time then.
+        slices: likewise. Where both are given progress is slices: a machine that does other work for a while changes
+            nothing, and only where the minutes will be over first, time takes over in their second half.
+            Without both it is iterations.
 
     Raises:
         ValueError: if ``decay`` is unknown.
@@ -101,12 +84,16 @@ class LearningRate:
         """Set the rates of the coming iteration."""
         done = engine.state.iteration - 1
         steps = done // max(1, getattr(engine, "accumulation_steps", 1))
-        progress = ending_progress(engine, self.minutes, self.slices)
-        if progress is None:
-            progress = done / (engine.state.epoch_length * engine.state.max_epochs)
-        factor = rate_factor(progress, steps, self.warm_up, self.decay)
+        factor = rate_factor(self._progress(engine), steps, self.warm_up, self.decay)
         for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
             group["lr"] = highest * factor
+
+    def _progress(self, engine: Engine) -> float:
+        state = engine.state
+        time = state.seconds / (60 * self.minutes) if self.minutes else 0.0
+        if self.slices:
+            return max(state.slices / self.slices, 2 * time - 1)
+        return time if self.minutes else (state.iteration - 1) / (state.epoch_length * state.max_epochs)
 
 
 class GradientsReady:

@@ -20,7 +20,7 @@ from sam_lora.networks import Sam
 PROMPTED = ("jittered_box", "clicks_1")  # count always
 AUTOMATIC = "automatic"  # counts once the champion has learned a label so well that somebody may rely on it:
 AUTOMATIC_COUNTS = 0.3
-MARGIN = 0.02  # Dice that a challenger may be behind: about what repeated trainings on the same labels differ by
+MARGIN = 0.02  # Dice that a challenger may be behind: about what trainings differ by that saw other slices of the same labels
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from sam_lora.adapted import SamLora, report_trainable, write_model
 from sam_lora.adapter import Adapter, describe_cases, write_adapter
 from sam_lora.datasets import SliceDataset
 from sam_lora.files import writable_folder, write_aside, write_json
-from sam_lora.optimization import ending_progress, is_step
+from sam_lora.optimization import is_step
 from sam_lora.plots import plot_history
 from sam_lora.progress import loss_of
 from sam_lora.runs import CHECKPOINT, refuse_changed_settings, write_provenance
@@ -48,9 +48,8 @@ class TrainingRun:
             still at its beginning, replaces nothing.
         validator: the validation engine, whose ``val_mean_dice`` decides.
         checkpoint_interval: iterations between two checkpoints, rounded up to the end of an optimizer step.
-        minutes: training ends after this time, at the end of an optimizer step.
-        slices: it ends after so many, likewise: the same on a fast and on a slow machine, unless ``minutes`` are over
-            first. Without both it ends after its epochs.
+        minutes: training ends after this time, at the end of an optimizer step; without it and ``slices`` by epochs.
+        slices: it ends after so many, likewise; of both, what is over first.
         patience: it also ends after this many validations in a row without a new best; 0: never.
         preset: recorded in the adapters.
     """
@@ -106,7 +105,7 @@ class TrainingRun:
                 f"earlier epochs are in {self.folder}."
             )
         self.losses.append(loss)
-        engine.state.slices = self._slices()
+        engine.state.slices = self._slices(engine)
         self._after_step(engine)
         self._start_clock(engine)
 
@@ -121,11 +120,15 @@ class TrainingRun:
             self._save(engine)
 
     def _is_over(self, engine: Engine) -> bool:
-        progress = ending_progress(engine, self.minutes, self.slices)
-        return progress is not None and progress >= 1
+        return any(limit and done >= limit for _, limit, done in self._ends(engine))
 
-    def _slices(self) -> int:
-        return len(self.losses) * self.batch_size * idist.get_world_size()
+    def _ends(self, engine: Engine) -> list[tuple[str, float | None, float]]:
+        return [("minutes", self.minutes, engine.state.seconds / 60), ("slices", self.slices, engine.state.slices)]
+
+    def _slices(self, engine: Engine) -> int:
+        """That were trained on; an epoch's last batch may be smaller than the others."""
+        (epochs, place), share = divmod(len(self.losses), engine.state.epoch_length), len(self.sampler)
+        return (epochs * share + min(place * self.batch_size, share)) * idist.get_world_size()
 
     def _after_epoch(self, engine: Engine) -> None:
         metrics = {} if self.validator is None else self.validator.state.metrics
@@ -210,16 +213,13 @@ class TrainingRun:
         epoch_length, epochs = engine.state.epoch_length, engine.state.max_epochs
         before, now = (state["processes"], state["epoch_length"]), (idist.get_world_size(), epoch_length)
         if before != now:
-            raise ValueError(
-                f"{path} was trained by {before[0]} processes with {before[1]} iterations an epoch, now there are {now[0]} "
-                f"with {now[1]}: keep them to resume."
-            )
+            raise ValueError(f"{path} was trained by {before[0]} processes with {before[1]} iterations an epoch, now there "
+                             f"are {now[0]} with {now[1]}: keep them to resume.")  # fmt: skip
         if state["iteration"] >= epoch_length * epochs:
             raise ValueError(f"{self.folder} has finished its {epochs} epochs: give more `--epochs` to continue.")
         self.history, self.losses = state["history"], state["losses"]
-        engine.state.seconds, engine.state.slices = state["seconds"], self._slices()
-        ends = (("minutes", self.minutes, engine.state.seconds / 60), ("slices", self.slices, engine.state.slices))
-        for name, limit, done in ends:
+        engine.state.seconds, engine.state.slices = state["seconds"], self._slices(engine)
+        for name, limit, done in self._ends(engine):
             if limit and done >= limit:
                 raise ValueError(f"{self.folder} has had its {limit} {name}: give more `--{name}` to continue.")
         if self._is_stuck():

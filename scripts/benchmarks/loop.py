@@ -38,7 +38,7 @@ def loop(
     sabotaged: int = 2,
     json: str | None = None,
 ) -> None:
-    """Save five hippocampus labels on the server, train twice (cold and warm), and test what serves then on 20 cases.
+    """Save five hippocampus labels on the server, train twice (cold, warm), and test the second adapter on 20 cases.
 
     Then spoil the labels that are trained on, each moved by its own width or inverted, and train again: the champion
     must stay, its answers the same bit for bit. At last train on the good labels again, from the same champion, and on
@@ -49,14 +49,17 @@ def loop(
         slices: or after so many; 0: by time alone.
         preset: of each training.
         start: what the trainings on spoilt labels, and those after them, start from: base or champion.
-        sabotaged: trainings on spoilt labels.
+        sabotaged: trainings on spoilt labels, 0 to 2: the second one inverts the other half of them.
         json: also write the figures there.
+
+    Raises:
+        ValueError: if there would be more of them.
     """
+    if sabotaged not in range(3):
+        raise ValueError(f"sabotaged must be 0, 1 or 2, got {sabotaged!r}.")
     cohort = load_cohort("hippocampus")
-    figures: dict[str, Any] = {}
     *labelled, further = (*cohort.training[::STEP][:SAVED], cohort.training[STEP // 2])
     names = list(cohort.labels.values())
-    request = {"preset": preset, "minutes": minutes, "slices": slices}
     with tempfile.TemporaryDirectory() as folder:
         studies = Path(folder) / "studies"
         studies.mkdir()
@@ -66,12 +69,10 @@ def loop(
             for entry in labelled:
                 _save(url, entry, names)
             print(f"before: {_ask(url, labelled[0])['adapter']}")
-            for kind in ("cold", "warm"):
-                figures[kind] = _train(url, labelled[0], {**request, "start": "base"})
-                said = ", ".join(f"{part} {seconds:.1f}" for part, seconds in figures[kind]["seconds"].items())
-                print(
-                    f"{kind}: {figures[kind]['total']:.1f} s from the request to the swap ({said}); {figures[kind]['why']}"
-                )
+            request = {"preset": preset, "minutes": minutes, "slices": slices}
+            figures: dict[str, Any] = {
+                kind: _train_timed(kind, url, labelled[0], {**request, "start": "base"}) for kind in ("cold", "warm")
+            }
             last = _ask(url, labelled[0])
             print(f"now: {last['adapter']} {last['adapter_digest']}")
             request["start"] = start
@@ -141,6 +142,14 @@ def _train(url: str, entry: Entry, request: dict[str, Any]) -> dict[str, Any]:
 
 def _champion(url: str) -> str:
     return str(requests.get(f"{url}/adapters/", timeout=60).json()["champion"])
+
+
+def _train_timed(kind: str, url: str, entry: Entry, request: dict[str, Any]) -> dict[str, Any]:
+    """Train, and print the seconds of each part; gives what :func:`_train` does."""
+    done = _train(url, entry, request)
+    said = ", ".join(f"{part} {seconds:.1f}" for part, seconds in done["seconds"].items())
+    print(f"{kind}: {done['total']:.1f} s from the request to the swap ({said}); {done['why']}")
+    return done
 
 
 def _train_and_say(what: str, url: str, entry: Entry, request: dict[str, Any]) -> str:

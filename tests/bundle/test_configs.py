@@ -310,8 +310,9 @@ def test_monai_finds_its_properties(tmp_path, dataset_dir):
 
 
 def test_batches_of_several_slices_train(tmp_path, dataset_dir):
-    folder = train(tmp_path, dataset_dir, batch_size=3, epochs=1, prompt_mode="mix")
-    assert len(json.loads((folder / "history.json").read_text())) == 1
+    folder = train(tmp_path, dataset_dir, batch_size=3, epochs=2, prompt_mode="mix", balanced=True, slices_per_epoch=4)
+    history = json.loads((folder / "history.json").read_text())
+    assert [row["slices"] for row in history] == [4, 8]  # a batch of three and one of one
 
 
 def test_the_switches_are_understood(tmp_path, dataset_dir):

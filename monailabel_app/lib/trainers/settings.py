@@ -8,12 +8,12 @@ from typing import Any
 from monailabel_app.lib.infers.options import AXES, slice_axis
 
 PRESETS = ("fast", "accurate", "decoder")
-# A short training on top of another one moves it more than it teaches: from the base, two trainings on the same labels
-# differ by less (`benchmark.py loop --start champion`).
+# A short training on top of another one moves it more than it teaches (`benchmark.py loop --start champion`).
 STARTS = ("base", "champion")
 STRIDE = 16  # image_size is a multiple of it
 MINUTES = 2.0
-# So many whatever else the machine does: on a CPU, the same labels make the same adapter.
+# Slices, not time: on a CPU a training from the base that reaches them within its minutes makes of the same labels the
+# same adapter, whatever else the machine does.
 SLICES = 600
 
 
@@ -49,7 +49,7 @@ def read_settings(request: Mapping[str, Any], preset: str, slices: int) -> dict[
     Args:
         request: of the client.
         preset: where it names none.
-        slices: likewise.
+        slices: where it names neither slices nor minutes; who names minutes alone wants them whole.
 
     Returns:
         ``{"preset", "minutes", "slices", "image_size", "axis", "start"}``.
@@ -57,13 +57,13 @@ def read_settings(request: Mapping[str, Any], preset: str, slices: int) -> dict[
     Raises:
         TrainingError: if a setting cannot be used; PromptError for an axis.
     """
-    size = int(_number(request, "image_size", 0, 0, 1024))
+    size = _whole(request, "image_size", 0, 1024)
     if size % STRIDE:
         raise TrainingError(f"image_size must be a multiple of {STRIDE}, or 0 to fit the images, got {size}.")
     return {
         "preset": _one_of(request, "preset", PRESETS, preset),
         "minutes": _number(request, "minutes", MINUTES, 0.05, 24 * 60),
-        "slices": int(_number(request, "slices", slices, 0, 10**7)),
+        "slices": _whole(request, "slices", slices if request.get("minutes") in (None, "") else 0, 10**7),
         "image_size": size,
         "axis": slice_axis(request),
         "start": _one_of(request, "start", STARTS, STARTS[0]),
@@ -76,6 +76,13 @@ def _one_of(request: Mapping[str, Any], name: str, known: tuple[str, ...], defau
     if value not in known:
         raise TrainingError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
     return str(value)
+
+
+def _whole(request: Mapping[str, Any], name: str, default: int, most: int) -> int:
+    number = _number(request, name, default, 0, most)
+    if number != int(number):
+        raise TrainingError(f"{name} must be a whole number, got {number:g}.")
+    return int(number)
 
 
 def _number(request: Mapping[str, Any], name: str, default: float, least: float, most: float) -> float:

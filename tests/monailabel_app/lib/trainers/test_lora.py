@@ -76,12 +76,16 @@ def test_settings_are_read_before_anything_starts(training, store, tmp_path):
     assert training.check(asked, store) == {
         "preset": "accurate", "minutes": 2.0, "slices": 0, "image_size": 0, "axis": 1, "start": "base",
     }  # fmt: skip
+    assert training.check({}, store)["slices"] == training.config()["slices"] == 600
+    assert training.check({"minutes": 20}, store)["slices"] == 0  # all of them
     assert training.check({}, store)["preset"] == training.config()["preset"][0] == "fast"  # no GPU here
     for request, sentence in (
         ({"preset": "x"}, "preset must be one of fast, accurate, decoder, got 'x'"),
         ({"start": "x"}, "start must be one of base, champion, got 'x'"),
         ({"minutes": 0}, "minutes must be a number from 0.05 to 1440, got 0"),
         ({"minutes": True}, "minutes must be a number"),
+        ({"slices": 0.5}, "slices must be a whole number, got 0.5"),
+        ({"image_size": 64.5}, "image_size must be a whole number, got 64.5"),
         ({"slices": -1}, "slices must be a number from 0 to 10000000, got -1"),
         ({"image_size": 100}, "image_size must be a multiple of 16, or 0 to fit the images, got 100"),
     ):
