@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.bundle.test_configs import EVALUATE, TRAIN, execute, train
+from tests.bundle.running import EVALUATE, TRAIN, execute, train
 
 FOLDERS = {  # images, masks, how they are prepared, cases
     "mr-hippocampus-msd": ("images", "labels", ("ct_mr", "--names", '{"1": "anterior", "2": "posterior"}')),
