@@ -29,13 +29,20 @@ class InteractiveInferer(Inferer):
         with_mask: share of the batches whose corrective rounds also see the logits of the round before. A label
             server's client sends its whole list of clicks each time, so both kinds are met.
         trunk: what the encoder's frozen first part makes of images, from a cache; None computes it.
+        cpu_bfloat16: the encoder's products are computed in bfloat16 on a CPU, for which MONAI's engines have no mixed
+            precision. The decoder gains nothing by it.
     """
 
     def __init__(
-        self, corrections: int = 0, with_mask: float = 0.5, trunk: Callable[[Tensor], Tensor] | None = None
+        self,
+        corrections: int = 0,
+        with_mask: float = 0.5,
+        trunk: Callable[[Tensor], Tensor] | None = None,
+        cpu_bfloat16: bool = False,
     ) -> None:
         super().__init__()
         self.corrections, self.with_mask, self.trunk = corrections, with_mask, trunk
+        self.cpu_bfloat16 = cpu_bfloat16
 
     def __call__(self, inputs: Tensor, network: Any, *_: Any, **prompts: Tensor) -> Answer:
         """Ask for every object of a batch.
@@ -67,6 +74,13 @@ class InteractiveInferer(Inferer):
         return {"logits": torch.stack(logits, 2), "iou": torch.stack(ious, 2)}
 
     def _embed(self, inputs: Tensor, network: Any) -> Tensor:
+        if self.cpu_bfloat16:
+            with torch.autocast("cpu", torch.bfloat16):
+                embedding = self._encoded(inputs, network)
+            return embedding.float()
+        return self._encoded(inputs, network)
+
+    def _encoded(self, inputs: Tensor, network: Any) -> Tensor:
         return network.encode(inputs) if self.trunk is None else network.rest(self.trunk(inputs), network.cut)
 
 

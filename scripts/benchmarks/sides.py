@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sam_lora.build import attention_layers, build_sam_lora
+from sam_lora.interaction import InteractiveInferer
 from sam_lora.networks import build_sam
 from sam_lora.networks.sam import PIXEL_MEAN, PIXEL_STD
 from sam_lora.trunk import TrunkCache
 
 RANK, PARTS = 4, ("q", "v")
 # preset -> what is adapted of the image encoder; all of them train the decoder whole
-PRESETS = {"accurate": "all", "fast": "late", "decoder": []}
+PRESETS = {"accurate": "all", "accurate_bfloat16": "all", "fast": "late", "fast_bfloat16": "late", "decoder": []}
 
 
 @dataclass
@@ -43,13 +44,12 @@ def ours(name: str, variant: str, folder: Path) -> Side:
         variant, RANK, weights=str(folder / f"{variant}.safetensors"), gradient_checkpointing="checkpointing" in name, **options
     )  # fmt: skip
     trunk = TrunkCache(network) if name in PRESETS and network.cut else None
+    inferer = InteractiveInferer(trunk=trunk, cpu_bfloat16=name.endswith("_bfloat16"))
     if name not in PRESETS:
         network.load_adapter_tensors(load_file(folder / f"{variant}.lora"), folder)
 
     def logits(image: Tensor, points: Tensor, point_labels: Tensor) -> Tensor:
-        size = (image.shape[-2], image.shape[-1])
-        embedding = network.encode(image) if trunk is None else network.rest(trunk(image), network.cut)
-        return network.upscale(network.decode(embedding, points, point_labels, size)[0][:, :, 0], size)
+        return inferer(image, network, points=points, point_labels=point_labels)["logits"][:, :, 0]
 
     def numbers() -> dict[str, Tensor]:
         named = {n: p for n, p in network.named_parameters() if p.requires_grad}

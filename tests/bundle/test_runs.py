@@ -136,3 +136,14 @@ def test_an_adapter_is_trained_further_as_it_is(tmp_path, dataset_dir):
         train(tmp_path / "further", dataset_dir, adapter=str(first), epochs=1) / "adapter_best.safetensors"
     ).spec
     assert (spec.rank, spec.layers, spec.labels) == (2, (8, 9), {1: "bar", 2: "block"})
+
+
+def test_mixed_precision_on_a_cpu_trains_nearly_the_same_adapter(tmp_path, dataset_dir):
+    exact, mixed = (train(tmp_path / str(amp), dataset_dir, amp=amp, epochs=1) for amp in (False, True))
+    found = [load_file(run / "adapter_latest.safetensors") for run in (exact, mixed)]
+    vectors = [torch.cat([f[name].flatten() for name in sorted(f)]) for f in found]
+    assert not torch.equal(*vectors)
+    assert torch.cosine_similarity(*vectors, dim=0) > 0.99
+    with pytest.raises(RuntimeError) as caught:
+        train(tmp_path / "True", dataset_dir, amp=False, epochs=2, resume=str(mixed))
+    assert "was trained with amp True, now it is False: keep it to resume." in " ".join(chain(caught.value))

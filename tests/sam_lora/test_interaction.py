@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sam_lora.build import build_sam_lora
 from sam_lora.interaction import InteractiveInferer, corrected, true_iou
 
 
@@ -43,6 +44,22 @@ def test_the_same_draw_gives_the_same_rounds_and_another_gives_others(toy_sam):
     answers = [inferer(image, toy_sam, **prompts | {"draw": torch.tensor([d])})["logits"] for d in (1, 1, 2, 3, 4, 5)]
     assert torch.equal(answers[0], answers[1])
     assert any(a.shape != answers[0].shape or not torch.equal(a, answers[0]) for a in answers[2:])
+
+
+@pytest.mark.parametrize("variant", ["vit_t", "toy"])
+def test_bfloat16_on_a_cpu_answers_nearly_the_same_and_trains_the_same_way(toy_sam, variant):
+    torch.manual_seed(0)
+    network = toy_sam if variant == "toy" else build_sam_lora(variant="vit_t", weights=None, image_size=56)
+    image, prompts = batch()
+    answers, gradients = [], []
+    for low in (False, True):
+        answers.append(InteractiveInferer(cpu_bfloat16=low)(image, network, **prompts)["logits"])
+        assert answers[-1].dtype == torch.float32
+        trained = [p for p in network.image_encoder.parameters() if p.requires_grad]
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(answers[-1].sigmoid().mean(), trained)]))
+    assert not torch.equal(*answers)
+    assert (answers[1] - answers[0]).norm() < 0.02 * answers[0].norm()
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.98
 
 
 @pytest.mark.parametrize("with_mask", [0.0, 1.0])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sam_lora.networks.attention import attend_with_bias
 from sam_lora.networks.layers import from_windows, neck, padded, to_windows
 from sam_lora.networks.parts import EncoderInParts
 
@@ -118,7 +119,7 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(x)).view(batch, positions, self.num_heads, 3, width // self.num_heads)
         q, k, v = qkv.permute(3, 0, 2, 1, 4)
         bias = self.attention_biases[:, self.bias_index].to(q.dtype)[None]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = attend_with_bias(q, k, v, bias)
         return self.proj(out.transpose(1, 2).reshape(batch, positions, width))
 
 

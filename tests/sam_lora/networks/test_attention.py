@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sam_lora.networks import attention
-from sam_lora.networks.attention import attend
+from sam_lora.networks.attention import attend, attend_with_bias
 
 
 def inputs(batch=2, heads=3, height=3, width=4, channels=5, dtype=torch.float64):
@@ -59,3 +59,19 @@ def test_part_of_the_gradients_may_be_wanted_alone():
     q, *others = inputs()
     attend(q, *(t.detach() for t in others)).sum().backward()
     assert q.grad is not None
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-12), (torch.bfloat16, 0.03)])
+def test_one_bias_for_every_image_and_its_gradients_in_either_precision(dtype, error):
+    q, k, v, _, _ = inputs()
+    bias = torch.randn(1, q.shape[1], q.shape[2], q.shape[2], dtype=q.dtype).requires_grad_()
+    expected = (q @ k.mT * q.shape[-1] ** -0.5 + bias).softmax(-1) @ v
+    low = [t.detach().to(dtype).requires_grad_() for t in (q, k, v, bias)]
+    found = attend_with_bias(*low)
+    assert found.dtype == dtype
+    for mine, theirs in zip(
+        [found, *torch.autograd.grad(found.sin().sum(), low)],
+        [expected, *torch.autograd.grad(expected.sin().sum(), (q, k, v, bias))],
+        strict=True,
+    ):
+        assert (mine.double() - theirs).norm() <= error * theirs.norm()
