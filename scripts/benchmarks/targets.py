@@ -58,7 +58,7 @@ TARGETS = {
     ),
     # Other slices, other objects: its Dice says nothing about the line above.
     "hippocampus_box_coronal": Target(
-        "hippocampus_coronal", ("base", "fast"), 20, ("jittered_box",), settings=BOX
+        "hippocampus_coronal", ("base", "fast"), 20, ("jittered_box",), settings=BOX, at_least={"jittered_box": 0.88}
     ),
     "ultrasound_box": Target(
         "ultrasound", ("base", "fast"), 20, ("jittered_box",), settings={**BOX, "image_size": 224}, every=1,
