@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sam_lora.cache import TensorCache
 from sam_lora.networks import Sam
+from sam_lora.networks.layers import autocast_dtype
 from sam_lora.volumes import Volume, around
 from sam_lora.weights import tensors_digest
 
@@ -49,9 +50,7 @@ class Embedder:
     @property
     def identity(self) -> str:
         """Of the network and how it computes now: what the keys of all it makes begin with."""
-        kind = self.device.type
-        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        return f"{self._digest} {autocast}"
+        return f"{self._digest} {autocast_dtype(self.device)}"
 
     def digest(self, volume: Volume, k: int) -> str:
         """Of all that the network sees of a slice."""

@@ -74,14 +74,9 @@ class InteractiveInferer(Inferer):
         return {"logits": torch.stack(logits, 2), "iou": torch.stack(ious, 2)}
 
     def _embed(self, inputs: Tensor, network: Any) -> Tensor:
-        if self.cpu_bfloat16:
-            with torch.autocast("cpu", torch.bfloat16):
-                embedding = self._encoded(inputs, network)
-            return embedding.float()
-        return self._encoded(inputs, network)
-
-    def _encoded(self, inputs: Tensor, network: Any) -> Tensor:
-        return network.encode(inputs) if self.trunk is None else network.rest(self.trunk(inputs), network.cut)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.cpu_bfloat16):
+            embedding = network.encode(inputs) if self.trunk is None else network.rest(self.trunk(inputs), network.cut)
+        return embedding.float() if self.cpu_bfloat16 else embedding
 
 
 def corrected(

@@ -14,6 +14,7 @@ from torch import Tensor
 from sam_lora.adapted import SamLora
 from sam_lora.cache import CacheStatistics, TensorCache
 from sam_lora.files import writable_folder, write_aside
+from sam_lora.networks.layers import autocast_dtype
 from sam_lora.weights import tensors_digest
 
 TRUNK_BYTES = 4 << 30  # on vit_t about 1600 slices at 256 px, 8000 at 112 px
@@ -22,8 +23,8 @@ TRUNK_BYTES = 4 << 30  # on vit_t about 1600 slices at 256 px, 8000 at 112 px
 class TrunkCache:
     """Activations at a network's cut, kept as bfloat16, each image's computed once.
 
-    The key is the image's content, how it is preprocessed, and every tensor below the cut: another image, image size,
-    base, or adapter below the cut never shares, and an adapter above it changes nothing.
+    The key is the image's content, how it is preprocessed, every tensor below the cut, and whether precision is mixed:
+    another image, image size, base, or adapter below the cut never shares, and an adapter above it changes nothing.
 
     Args:
         network: its ``cut`` is where the activations are taken. What lies below must not change while it is used here.
@@ -80,7 +81,7 @@ class TrunkCache:
         """Of one image ``(3, H, W)``: the same for whole numbers as uint8 and as floats, another for any other value."""
         content = image.detach().to("cpu", torch.float32).contiguous()
         digest = self._trunk.copy()
-        digest.update(f"{tuple(content.shape)}".encode())
+        digest.update(f"{tuple(content.shape)} {autocast_dtype(image.device)}".encode())
         digest.update(content.numpy().data)
         return digest.hexdigest()
 

@@ -18,7 +18,7 @@ from sam_lora.networks.sam import PIXEL_MEAN, PIXEL_STD
 from sam_lora.trunk import TrunkCache
 
 RANK, PARTS = 4, ("q", "v")
-# preset -> what is adapted of the image encoder; all of them train the decoder whole
+# preset, or preset with mixed precision -> what is adapted of the image encoder; all of them train the decoder whole
 PRESETS = {"accurate": "all", "accurate_bfloat16": "all", "fast": "late", "fast_bfloat16": "late", "decoder": []}
 
 

@@ -63,6 +63,7 @@ def test_part_of_the_gradients_may_be_wanted_alone():
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-12), (torch.bfloat16, 0.03)])
 def test_one_bias_for_every_image_and_its_gradients_in_either_precision(dtype, error):
+    torch.manual_seed(0)
     q, k, v, _, _ = inputs()
     bias = torch.randn(1, q.shape[1], q.shape[2], q.shape[2], dtype=q.dtype).requires_grad_()
     expected = (q @ k.mT * q.shape[-1] ** -0.5 + bias).softmax(-1) @ v
@@ -75,3 +76,17 @@ def test_one_bias_for_every_image_and_its_gradients_in_either_precision(dtype, e
         strict=True,
     ):
         assert (mine.double() - theirs).norm() <= error * theirs.norm()
+
+
+def test_the_fused_kernel_never_sees_bfloat16_that_it_would_have_to_go_back_through(monkeypatch):
+    q, k, v, _, _ = inputs(dtype=torch.bfloat16)
+    bias = torch.zeros(1, q.shape[1], q.shape[2], q.shape[2], dtype=q.dtype)
+    fused, seen = attention.F.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        attention.F, "scaled_dot_product_attention", lambda *a, **k: (seen.append(1), fused(*a, **k))[1]
+    )
+    attend_with_bias(q, k, v, bias).sum().backward()
+    assert not seen
+    with torch.no_grad():
+        attend_with_bias(q, k, v, bias)
+    assert seen
