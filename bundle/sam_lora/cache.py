@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 Tensors = tuple[Tensor, ...]
@@ -140,3 +141,8 @@ class TensorCache:
 def size_of(value: Tensors) -> int:
     """Bytes of a value's tensors."""
     return sum(tensor.nbytes for tensor in value)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What products on a device are computed in where mixed precision is on, None where it is off: part of a key."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None

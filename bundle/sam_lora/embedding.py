@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sam_lora.cache import TensorCache
+from sam_lora.cache import TensorCache, autocast_dtype
 from sam_lora.networks import Sam
-from sam_lora.networks.layers import autocast_dtype
 from sam_lora.volumes import Volume, around
 from sam_lora.weights import tensors_digest
 

@@ -12,9 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sam_lora.adapted import SamLora
-from sam_lora.cache import CacheStatistics, TensorCache
+from sam_lora.cache import CacheStatistics, TensorCache, autocast_dtype
 from sam_lora.files import writable_folder, write_aside
-from sam_lora.networks.layers import autocast_dtype
 from sam_lora.weights import tensors_digest
 
 TRUNK_BYTES = 4 << 30  # on vit_t about 1600 slices at 256 px, 8000 at 112 px

@@ -94,8 +94,3 @@ def padded(length: int, multiple: int) -> int:
 def wants_grad(*tensors: Tensor) -> bool:
     """Whether autograd would record an operation on these tensors."""
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """What products on a device are computed in where mixed precision is on; None where it is off."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
