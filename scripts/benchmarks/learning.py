@@ -17,7 +17,7 @@ from benchmarks.cohorts import Cohort, load_cohort
 from benchmarks.learning_page import table, write_page
 from benchmarks.measuring import STATISTICS, difference, figure_of, measure
 from benchmarks.peers.job import Job, Method
-from benchmarks.peers.ours import COMMON, CONFIGS, FULL, FULL_RATE, PROMPTS
+from benchmarks.peers.ours import COMMON, CONFIGS, FULL, FULL_RATE, OURS, PROMPTS
 from benchmarks.peers.table import METHODS
 from benchmarks.target_lines import against_accurate, target_lines
 from benchmarks.targets import look_up_target
@@ -231,7 +231,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
             entry["name"] for part in (plan.cohort.training, plan.cohort.validation, plan.cohort.test) for entry in part
         ],
         "configs": {path.name: file_digest(path, "sha256") for path in sorted(CONFIGS.glob("*.json"))},
-        "presets": repr([COMMON, PROMPTS, FULL, FULL_RATE]),
+        "presets": repr([COMMON, OURS, PROMPTS, FULL, FULL_RATE]),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.measuring import figure_of
 from benchmarks.peers import medsam, unet
-from benchmarks.peers.ours import COMMON, FULL_RATE
+from benchmarks.peers.ours import COMMON, FULL_RATE, PROMPTS
 from sam_lora.evaluation.summary import shown
 from sam_lora.files import write_aside
 from sam_lora.plots import new_figure, save_figure
@@ -82,9 +82,10 @@ for boxes, one for labels). Measured on every {settings["every"]}. slice of the 
   oracle, the same boxes for all methods. Mean Dice per object; 95 % interval over patients.
 - *automatic*: no prompt; Dice of each label's volume, in the measured slices.
 - *ours* is the preset with the best Dice on the validation cases, chosen before the test cases were read.
-- Ours and full fine-tuning see slices at {COMMON["image_size"]} px, `fit` and peft at their network's own {medsam.SIDE} px, the U-Net as they are.
+- Ours and full fine-tuning see slices at {COMMON["image_size"]} px, ours for labels at {PROMPTS["whole"]["image_size"]} px, `fit` and peft at their network's own {medsam.SIDE} px, the U-Net as they are.
   AdamW at {FULL_RATE:g} for full fine-tuning, {medsam.FIT_RATE:g} for `fit` (its default), {medsam.PEFT_RATE:g} for peft; Adam at {unet.RATE:g}
-  for the U-Net; ours as the presets are.
+  for the U-Net; ours as the presets are, for labels a step after {PROMPTS["whole"]["accumulation_steps"]} slices and {PROMPTS["whole"]["decoder_learning_rate"]:g} for the decoder.
+- *slices along three axes*: `--axes "[0, 1, 2]"`, of the same training cases; measured on axial slices as all are.
 - *ours minus it*: paired by patient; "ahead" or "behind" where the 95 % interval excludes zero.
 
 {table(figures)}

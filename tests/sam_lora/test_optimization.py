@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from sam_lora.optimization import GradientsReady, LearningRate, is_step, parameter_groups, rate_factor
+from sam_lora.optimization import (
+    GradientsReady,
+    LearningRate,
+    build_optimizer,
+    is_step,
+    parameter_groups,
+    rate_factor,
+)
 
 
 def test_rates_rise_over_the_warm_up_and_fall_to_nothing():
@@ -31,6 +38,26 @@ def test_lora_and_whole_layers_have_rates_of_their_own(small_lora):
     lora, others = parameter_groups(small_lora, 0.1, 0.01)
     assert small_lora.prompt_encoder.label_tokens.weight in set(lora["params"])  # all begin as the same box
     assert len(others["params"]) == len(list(small_lora.mask_decoder.parameters()))
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "NAdam"])
+def test_a_fused_step_is_the_same_step(name):
+    torch.manual_seed(0)
+    start, gradient = torch.randn(50), torch.randn(3, 50)
+    ends = []
+    for kind in (
+        build_optimizer,
+        lambda name, params, weight_decay: getattr(torch.optim, name)(params, weight_decay=weight_decay),
+    ):
+        weight = nn.Parameter(start.clone())
+        optimizer = kind(name, [{"params": [weight], "lr": 0.1}], weight_decay=0.01)
+        for one in gradient:
+            weight.grad = one.clone()
+            optimizer.step()
+        ends.append(weight.detach())
+        assert optimizer.param_groups[0]["weight_decay"] == 0.01
+    torch.testing.assert_close(*ends)
+    assert bool(build_optimizer(name, [{"params": [weight]}], 0).defaults.get("fused")) == (name != "NAdam")
 
 
 def engine(**state):

@@ -22,11 +22,24 @@ from sam_lora.lora import merge_lora
 CONFIGS = Path(__file__).resolve().parents[3] / "bundle" / "configs"
 # What a run is given besides its cases, time and seed; it goes over the presets' own overlays in the bundle.
 COMMON: dict[str, Any] = {"image_size": 112, "device": "cpu"}
-PRESETS = ("fast", "accurate", "decoder")
+# What is compared: a preset, and what it is given. A volume has slices along three axes, and one case has few of them.
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fast": ("fast", {}),
+    "fast_axes": ("fast", {"axes": [0, 1, 2]}),
+    "accurate": ("accurate", {}),
+    "decoder": ("decoder", {}),
+}
 # As the U-Net has it: a network for boxes and one for whole labels, each trained for the whole time.
 PROMPTS: dict[str, dict[str, Any]] = {
     "boxed": {"prompt_mode": "box", "corrections": 0},
-    "whole": {"prompt_mode": "token", "corrections": 0},
+    # Slices of 35 x 50 voxels; in three minutes many small steps teach a label more than few large ones (learning.md).
+    "whole": {
+        "prompt_mode": "token",
+        "corrections": 0,
+        "image_size": 56,
+        "accumulation_steps": 2,
+        "decoder_learning_rate": 1e-3,
+    },
 }
 FULL: dict[str, Any] = {"prompt_mode": "box", "accumulation_steps": 4, "decay": "poly", "optimizer_name": "AdamW"}
 # The best of 3e-5, 1e-4, 3e-4 and 1e-3 on the validation cases, with 1 and with 3 cases, after the 150 slices that it
@@ -55,16 +68,19 @@ def build_full(**settings: Any) -> FullSam:
     return network.requires_grad_(True)
 
 
-def train_preset(preset: str, job: Job) -> dict[str, Any]:
-    """Train by a preset, a network for boxes and one for labels; one alone where the job says how it is prompted.
+def train_preset(name: str, job: Job) -> dict[str, Any]:
+    """Train by a row of OURS, a network for boxes and one for labels; one alone where the job says how it is prompted.
 
     Returns:
         What :func:`_train` does of the one that knows boxes, and under "automatic" of the other.
     """
-    configs, settings = [CONFIGS / "train.json", CONFIGS / f"{preset}.json"], {**COMMON, **job.settings}
+    preset, own = OURS[name]
+    configs, settings = [CONFIGS / "train.json", CONFIGS / f"{preset}.json"], {**COMMON, **own}
     if "prompt_mode" in job.settings:
-        return _train(job, configs, settings)
-    boxed, whole = (_train(_part(job, name), configs, {**settings, **PROMPTS[name]}) for name in PROMPTS)
+        return _train(job, configs, {**settings, **job.settings})
+    boxed, whole = (
+        _train(_part(job, part), configs, {**settings, **PROMPTS[part], **job.settings}) for part in PROMPTS
+    )
     return {**boxed, "automatic": whole}
 
 
