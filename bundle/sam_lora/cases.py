@@ -109,8 +109,6 @@ def read_case(entry: Mapping[str, Any], intensity: Mapping[str, Sequence[float]]
     affine = meta["affine"]
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)) if meta["has_spacing"] else None
     image = _slices_first(image, axis)
-    if 1 in image.shape[1:3]:
-        raise CaseError(f"{path} has no slices along axis {axis}, they would be one pixel wide: leave that axis out.")
     label = None if label is None else _slices_first(label, axis)
     digest = hashlib.sha256(image.data)
     if label is not None:

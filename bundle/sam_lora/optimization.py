@@ -32,18 +32,21 @@ def parameter_groups(network: nn.Module, learning_rate: float, decoder_learning_
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(name: str, params: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
-    """An optimizer of torch.optim, on a CPU by its fused kernel where it has one, which is faster.
+def build_optimizer(
+    name: str, params: list[dict[str, Any]], weight_decay: float, **options: Any
+) -> torch.optim.Optimizer:
+    """An optimizer of torch.optim; on a CPU by its fused kernel where it has one, which is faster.
 
     Args:
         name: of the class.
         params: groups with their rates.
         weight_decay: of all groups.
+        options: what else the class takes.
     """
     kind = getattr(torch.optim, name)
     on_cpu = all(p.device.type == "cpu" for group in params for p in group["params"])
     fused = {"fused": True} if on_cpu and "fused" in inspect.signature(kind).parameters else {}
-    optimizer: torch.optim.Optimizer = kind(params, weight_decay=weight_decay, **fused)
+    optimizer: torch.optim.Optimizer = kind(params, weight_decay=weight_decay, **{**fused, **options})
     return optimizer
 
 

@@ -138,9 +138,9 @@ def checked_methods(methods: Any) -> list[str]:
 
 
 def run_plan(plan: Plan, methods: Mapping[str, Method], validation_only: bool = False) -> dict[str, Any]:
-    """Train all, choose the preset on the validation cases, and only then measure on the test cases.
+    """Train all, choose ours on the validation cases, and only then measure on the test cases.
 
-    Validation cases are measured for the presets, or for all methods with ``validation_only``.
+    Validation cases are measured for our rows, or for all methods with ``validation_only``.
 
     Returns:
         ``{"settings", "runs": {count: {name: {"title", "training", "validation", "test"}}}, "chosen": {count: name},
@@ -209,7 +209,7 @@ def _validation_dice(run: Mapping[str, Any]) -> float:
 
 
 def _differences(runs: Mapping[str, Any], chosen: str) -> dict[str, Any]:
-    """Of the chosen preset against every other method, by protocol."""
+    """Of the chosen one of ours against every other method, by protocol."""
     ours = runs[chosen]["test"]
     return {
         name: {protocol: difference(ours, run["test"], protocol) for protocol in STATISTICS}

@@ -52,7 +52,7 @@ AUTOMATIC_LONG = {
     "augment": True,
     "slices_per_epoch": 1800,
 }
-# A step after four slices, here as in the other rows: what is long has steps enough, and one slice alone is a rough direction.
+# Here as in the other rows a step after four slices: as the figures of learning.md were measured.
 BOX = {"prompt_mode": "box", "corrections": 0, "image_size": 112, "accumulation_steps": 4}
 TARGETS = {
     "hippocampus_box": Target(

@@ -194,6 +194,8 @@ def test_slices_along_several_axes_are_those_of_each(dataset_dir):
     assert len(both) == len(alone[0]) + len(alone[1])
     assert both.contents[0::2] == alone[0].contents
     assert both.contents[1::2] == alone[1].contents
+    assert both.case_contents == alone[0].contents  # a case is one case
+    assert alone[1].case_contents == alone[1].contents
     assert both.places == sorted((2 * case + i, k) for i, one in enumerate(alone) for case, k in one.places)
     assert torch.equal(both[both.places.index((1, 2))]["points"], alone[1][2]["points"])  # its own randomness
 
@@ -205,6 +207,4 @@ def test_an_image_of_one_slice_has_no_slices_along_another_axis(tmp_path):
     assert len(SliceDataset([entry], transform())) == 1
     with pytest.raises(CaseError) as error:
         SliceDataset([entry], transform(), axes=[2, 0])
-    assert str(error.value) == (
-        f"{entry['image']} has no slices along axis 0, they would be one pixel wide: leave that axis out."
-    )
+    assert str(error.value) == (f"axes must leave 0 out: slices of {entry['image']} along it are one pixel wide.")

@@ -31,6 +31,8 @@ def test_the_configs_own_values_are_right_and_every_rule_is_of_a_setting():
         ("protocols", 3, "a list of protocols, .* got 3"),
         ("max_clicks", 11, "a whole number from 0 to 10, got 11"),
         ("axes", [0, 0], r"different numbers out of 0, 1 and 2, .* got \[0, 0\]"),
+        ("axes", [[0], 1], "different numbers .* got"),
+        ("axes", (0, 1), r"different numbers .* got \(0, 1\)"),
         ("axes", 2, "different numbers out of 0, 1 and 2, .* got 2"),
         ("save_masks", "yes", "True or False, got 'yes'"),
         ("dataset_dir", 2024, "a path or name, got 2024"),

@@ -272,6 +272,20 @@ def test_a_preset_learns_boxes_and_labels_apart_unless_the_job_says_how_it_is_pr
     assert asked[2:] == [(job.folder, "mix", 2, 30.0)]
 
 
+def test_each_row_of_ours_is_trained_by_what_it_says(cohort, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ours, "_train", lambda *given: asked.append(given) or {"seconds": 1.0, "slices": 1})
+    for name, (preset, own) in ours.OURS.items():
+        asked.clear()
+        job = plan_of(cohort, tmp_path / name, [name], settings={"rank": 2, "image_size": 28}).job(name, 1)
+        ours.train_preset(name, job)
+        for part, (_, configs, settings) in zip(ours.PROMPTS, asked, strict=True):
+            assert configs[1].stem == preset
+            wanted = {**ours.PROMPTS[part], **own, "rank": 2, "image_size": 28}  # the job's go over all others
+            assert {key: settings.get(key) for key in wanted} == wanted
+    assert ours.OURS["fast_axes"] == ("fast", {"axes": [0, 1, 2]})
+
+
 def test_the_lines_to_reach_are_measured_on_the_stored_slices(data_dir):
     for name, bound in (("hippocampus_box", 0.88), ("ultrasound_box", 0.87)):
         target = TARGETS[name]
