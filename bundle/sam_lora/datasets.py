@@ -44,17 +44,14 @@ class SliceDataset(Dataset):
         neighbours: the slices before and after are the first and last channel, instead of three times the same.
         versions: how many altered versions of a slice the random transforms before the prompts make: they come in turn,
             epoch by epoch, and a trunk cache finds them again; 0: each epoch another.
-        axes: take slices along each of these, in place of the axis that an entry names. A volume is then read and held in
-            memory once for each; its voxels should be about as long as they are wide, since slices are not stretched.
         cache_bytes: how many bytes of decoded volumes stay in memory.
 
     Attributes:
-        data: the entries; where there are axes, each once for every axis.
         places: (case, slice) of every sample.
         values: label values in each of them, of ``min_pixels`` or more.
         present: label values in the cases.
         empty: cases without an object.
-        contents: digest of each entry of ``data``.
+        contents: digest of each case.
 
     Raises:
         CaseError: if a case is unusable, or none holds an object.
@@ -75,11 +72,9 @@ class SliceDataset(Dataset):
         absent: Sequence[int] = (),
         neighbours: bool = False,
         versions: int = 0,
-        axes: Sequence[int] | None = None,
         cache_bytes: int = 4 << 30,
     ) -> None:
-        self.data = [dict(entry, axis=axis) for entry in data for axis in axes] if axes else list(data)
-        self.axes, self.transform, self.intensity, self.seed = list(axes or []), transform, intensity, seed
+        self.data, self.transform, self.intensity, self.seed = list(data), transform, intensity, seed
         self.labels, self.min_pixels, self.every, self.prompt_mode = dict(labels or {}), min_pixels, every, prompt_mode
         self.value, self.neighbours, self.versions = label_value(label, self.labels), neighbours, versions
         self.absent = [value for value in absent if self.value in (None, value)]
@@ -88,17 +83,13 @@ class SliceDataset(Dataset):
         places: dict[tuple[int, int], list[int]] = {}
         for number in tqdm(range(len(self.data)), desc="reading cases", disable=len(self.data) < 2):
             case = self.case(number)
-            if axes and 1 in case.image.shape[1:3]:
-                raise CaseError(
-                    f"axes must leave {case.axis} out: slices of {self.data[number]['image']} along it are one pixel wide."
-                )
             self.contents.append(case.content)
             for k in range(len(case.image)):
                 places[number, k] = object_values(self._label(number, k), min_pixels)
         present = {value for values in places.values() for value in values}
         if self.data and not present:
             raise CaseError(
-                f"None of the {len(data)} cases has an object of at least {min_pixels} pixels"
+                f"None of the {len(self.data)} cases has an object of at least {min_pixels} pixels"
                 f"{'' if label is None else f' with label {label}'}: the masks are empty."
             )
         if self.value is None:
@@ -111,11 +102,6 @@ class SliceDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.places)
-
-    @property
-    def case_contents(self) -> list[str]:
-        """Digest of each case, with several axes along the first of them."""
-        return self.contents[:: len(self.axes) or 1]
 
     def case(self, number: int) -> Case:
         """The case of entry ``number``, from memory where it still is."""

@@ -41,7 +41,6 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "max_clicks": ("a whole number from 0 to 10", lambda v: type(v) is int and 0 <= v <= 10),
     "protocols": ("a list of protocols, like ['jittered_box','clicks_1']", lambda v: isinstance(v, str | list | tuple)),
     "axis": ("0, 1 or 2, the axis of the slices", lambda v: type(v) is int and 0 <= v <= 2),
-    "axes": ("different numbers out of 0, 1 and 2, like [0, 1, 2]", lambda v: isinstance(v, list) and len(v) > 0 and all(type(a) is int and 0 <= a <= 2 for a in v) and len(v) == len(set(v))),
     "task_name": ("a name without slashes", lambda v: type(v) is str and v != "" and "/" not in v),
     "intensity": ('like {"window": [40, 400]} or {"percentiles": [0.5, 99.5]}', lambda v: isinstance(v, Mapping)),
     "device": ("a device of this machine, like cpu or cuda:0", lambda v: _is_device(v)),

@@ -167,8 +167,7 @@ class TrainingRun:
             "metrics": dict(row),
             "prompt_mode": self.dataset.prompt_mode,
             **({"preset": self.preset} if self.preset else {}),
-            **({"axes": self.dataset.axes} if self.dataset.axes else {}),
-            "training_cases": describe_cases(self.dataset.case_contents),
+            "training_cases": describe_cases(self.dataset.contents),
         }
         adapter = Adapter(self.network.spec, self.network.adapter_tensors(), record)
         write_adapter(self.folder / "adapter_latest.safetensors", adapter)

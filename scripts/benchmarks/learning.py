@@ -17,7 +17,7 @@ from benchmarks.cohorts import Cohort, load_cohort
 from benchmarks.learning_page import table, write_page
 from benchmarks.measuring import STATISTICS, difference, figure_of, measure
 from benchmarks.peers.job import Job, Method
-from benchmarks.peers.ours import COMMON, CONFIGS, FULL, FULL_RATE, OURS, PROMPTS
+from benchmarks.peers.ours import COMMON, CONFIGS, FULL, FULL_RATE, PROMPTS
 from benchmarks.peers.table import METHODS
 from benchmarks.target_lines import against_accurate, target_lines
 from benchmarks.targets import look_up_target
@@ -138,9 +138,9 @@ def checked_methods(methods: Any) -> list[str]:
 
 
 def run_plan(plan: Plan, methods: Mapping[str, Method], validation_only: bool = False) -> dict[str, Any]:
-    """Train all, choose ours on the validation cases, and only then measure on the test cases.
+    """Train all, choose the preset on the validation cases, and only then measure on the test cases.
 
-    Validation cases are measured for our rows, or for all methods with ``validation_only``.
+    Validation cases are measured for the presets, or for all methods with ``validation_only``.
 
     Returns:
         ``{"settings", "runs": {count: {name: {"title", "training", "validation", "test"}}}, "chosen": {count: name},
@@ -209,7 +209,7 @@ def _validation_dice(run: Mapping[str, Any]) -> float:
 
 
 def _differences(runs: Mapping[str, Any], chosen: str) -> dict[str, Any]:
-    """Of the chosen one of ours against every other method, by protocol."""
+    """Of the chosen preset against every other method, by protocol."""
     ours = runs[chosen]["test"]
     return {
         name: {protocol: difference(ours, run["test"], protocol) for protocol in STATISTICS}
@@ -231,7 +231,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
             entry["name"] for part in (plan.cohort.training, plan.cohort.validation, plan.cohort.test) for entry in part
         ],
         "configs": {path.name: file_digest(path, "sha256") for path in sorted(CONFIGS.glob("*.json"))},
-        "presets": repr([COMMON, OURS, PROMPTS, FULL, FULL_RATE]),
+        "presets": repr([COMMON, PROMPTS, FULL, FULL_RATE]),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }

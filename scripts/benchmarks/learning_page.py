@@ -81,13 +81,12 @@ for boxes, one for labels). Measured on every {settings["every"]}. slice of the 
 - *jittered box*: each object of each slice is asked for by the box of its label, every side moved by up to 10 %: an
   oracle, the same boxes for all methods. Mean Dice per object; 95 % interval over patients.
 - *automatic*: no prompt; Dice of each label's volume, in the measured slices.
-- *ours* is the one of our rows with the best Dice by boxes on the validation cases, chosen before the test cases were read.
+- *ours* is the preset with the best Dice by boxes on the validation cases, chosen before the test cases were read.
 - Ours and full fine-tuning see slices at {COMMON["image_size"]} px, ours for labels at {whole["image_size"]} px, `fit` and peft at their
   network's own {medsam.SIDE} px, the U-Net as they are.
 - AdamW at {FULL_RATE:g} for full fine-tuning, {medsam.FIT_RATE:g} for `fit` (its default), {medsam.PEFT_RATE:g} for peft; Adam at {unet.RATE:g} for the U-Net;
   ours as the presets are, for labels a step after {whole["accumulation_steps"]} slices and {whole["decoder_learning_rate"]:g} for the decoder. Ours and full
   fine-tuning step by the optimizers' fused kernel, the others as their code has it.
-- *slices along three axes*: `--axes "[0, 1, 2]"`, of the same training cases; measured on axial slices as all are.
 - *ours minus it*: paired by patient; "ahead" or "behind" where the 95 % interval excludes zero.
 
 {table(figures)}

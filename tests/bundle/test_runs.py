@@ -84,18 +84,6 @@ def test_a_run_is_not_continued_with_another_rank_or_other_cases(tmp_path, datas
     assert "resume must be the folder of a run that was stopped" in str(chain(error.value))
 
 
-def test_slices_along_several_axes_are_trained_on_recorded_and_kept_when_continued(tmp_path, dataset_dir):
-    folder = train(tmp_path, dataset_dir, epochs=1, axes=[1, 2])
-    adapter = read_adapter(folder / "adapter_latest.safetensors")
-    assert adapter.record["axes"] == [1, 2]
-    assert len(adapter.record["training_cases"]["cases"]) == 2
-    assert adapter.record["metrics"]["slices"] > 8  # both cases have four slices along the last axis
-    with pytest.raises(RuntimeError, match="Failed to") as error:
-        train(tmp_path, dataset_dir, epochs=2, resume=str(folder))
-    assert "was trained with axes [1, 2], now it is None: keep it to resume" in str(chain(error.value))
-    train(tmp_path, dataset_dir, epochs=2, resume=str(folder), axes=[1, 2])
-
-
 def test_a_training_on_a_cpu_steps_by_the_fused_kernel(tmp_path, dataset_dir):
     state = torch.load(train(tmp_path, dataset_dir, epochs=1) / "checkpoint.pt", weights_only=True)
     assert all(group["fused"] for group in state["optimizer"]["param_groups"])

@@ -185,26 +185,3 @@ def test_mix_asks_for_an_object_by_its_tokens_and_once_more_as_a_person_would(da
     assert not sample["label"][1].any()
     other = dataset(dataset_dir, transform=Compose([SplitObjectsd(), RandPromptsd(mode="mix", tokens=[2])]))[0]
     assert other["values"].tolist() == [1]  # without tokens there is nothing to ask twice
-
-
-def test_slices_along_several_axes_are_those_of_each(dataset_dir):
-    entries = load_datalist(str(dataset_dir))["training"]
-    alone = [SliceDataset([{**entry, "axis": axis} for entry in entries], transform()) for axis in (0, 2)]
-    both = dataset(dataset_dir, axes=[0, 2])
-    assert len(both) == len(alone[0]) + len(alone[1])
-    assert both.contents[0::2] == alone[0].contents
-    assert both.contents[1::2] == alone[1].contents
-    assert both.case_contents == alone[0].contents  # a case is one case
-    assert alone[1].case_contents == alone[1].contents
-    assert both.places == sorted((2 * case + i, k) for i, one in enumerate(alone) for case, k in one.places)
-    assert torch.equal(both[both.places.index((1, 2))]["points"], alone[1][2]["points"])  # its own randomness
-
-
-def test_an_image_of_one_slice_has_no_slices_along_another_axis(tmp_path):
-    image, label = phantom((1, 30, 40))
-    np.savez_compressed(tmp_path / "flat.npz", imgs=image, gts=label)
-    entry = {"image": str(tmp_path / "flat.npz"), "label": str(tmp_path / "flat.npz")}
-    assert len(SliceDataset([entry], transform())) == 1
-    with pytest.raises(CaseError) as error:
-        SliceDataset([entry], transform(), axes=[2, 0])
-    assert str(error.value) == (f"axes must leave 0 out: slices of {entry['image']} along it are one pixel wide.")

@@ -59,7 +59,7 @@ class Method:
         train: does a job; returns ``{"seconds": of training, "slices": images passed through the network}``.
         load: what :attr:`train` left in a job's folder.
         automatic: whether it also segments without prompts.
-        ours: whether it is one of our rows, among which the choice is made.
+        ours: whether it is one of the presets that the choice is made among.
     """
 
     title: str

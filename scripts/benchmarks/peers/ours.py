@@ -22,13 +22,7 @@ from sam_lora.lora import merge_lora
 CONFIGS = Path(__file__).resolve().parents[3] / "bundle" / "configs"
 # What a run is given besides its cases, time and seed; it goes over the presets' own overlays in the bundle.
 COMMON: dict[str, Any] = {"image_size": 112, "device": "cpu"}
-# What is compared: a preset, and what it is given. A volume has slices along three axes, and one case has few of them.
-OURS: dict[str, tuple[str, dict[str, Any]]] = {
-    "fast": ("fast", {}),
-    "fast_axes": ("fast", {"axes": [0, 1, 2]}),
-    "accurate": ("accurate", {}),
-    "decoder": ("decoder", {}),
-}
+PRESETS = ("fast", "accurate", "decoder")
 # As the U-Net has it: a network for boxes and one for whole labels, each trained for the whole time.
 PROMPTS: dict[str, dict[str, Any]] = {
     "boxed": {"prompt_mode": "box", "corrections": 0},
@@ -68,19 +62,16 @@ def build_full(**settings: Any) -> FullSam:
     return network.requires_grad_(True)
 
 
-def train_preset(name: str, job: Job) -> dict[str, Any]:
-    """Train by a row of OURS, a network for boxes and one for labels; one alone where the job says how it is prompted.
+def train_preset(preset: str, job: Job) -> dict[str, Any]:
+    """Train by a preset, a network for boxes and one for labels; one alone where the job says how it is prompted.
 
     Returns:
         What :func:`_train` does of the one that knows boxes, and under "automatic" of the other.
     """
-    preset, own = OURS[name]
-    configs, settings = [CONFIGS / "train.json", CONFIGS / f"{preset}.json"], {**COMMON, **own}
+    configs = [CONFIGS / "train.json", CONFIGS / f"{preset}.json"]
     if "prompt_mode" in job.settings:
-        return _train(job, configs, {**settings, **job.settings})
-    boxed, whole = (
-        _train(_part(job, part), configs, {**settings, **PROMPTS[part], **job.settings}) for part in PROMPTS
-    )
+        return _train(job, configs, {**COMMON, **job.settings})
+    boxed, whole = (_train(_part(job, part), configs, {**COMMON, **PROMPTS[part], **job.settings}) for part in PROMPTS)
     return {**boxed, "automatic": whole}
 
 

