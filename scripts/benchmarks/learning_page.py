@@ -70,7 +70,7 @@ def write_page(figures: Mapping[str, Any], folder: Path) -> None:
     page = folder / PAGE
     above = page.read_text(encoding="utf-8").split(HEADING)[0] if page.exists() else "# Learning from few cases\n\n"
     text = f"""{HEADING}
-Made by `python scripts/benchmark.py learning --write`; every figure of this section was measured in that run.
+Made by `python scripts/benchmark.py learning --cases {",".join(figures["runs"])} --write`; every figure of this section was measured in that run.
 
 MR hippocampus (Medical Segmentation Decathlon), two labels, sorted by name: cases 1-50 train, 51-60 validate, 61-80
 test. All methods were given the same training cases and {settings["minutes"]:g} minutes of training each on
