@@ -98,8 +98,8 @@ for boxes, one for labels). Measured on every {settings["every"]}. slice of the 
 
 
 def plot(figures: Mapping[str, Any], path: Path) -> None:
-    """Draw Dice over the number of cases, a line for each method, with intervals."""
-    figure = new_figure(10, 4)
+    """Draw Dice over the number of cases, a line for each method, of one colour in both panels, with intervals."""
+    figure = new_figure(10, 5)
     counts = list(figures["runs"])
     for number, protocol in enumerate(("jittered_box", "automatic"), 1):
         axes = figure.add_subplot(1, 2, number)
@@ -113,13 +113,14 @@ def plot(figures: Mapping[str, Any], path: Path) -> None:
             bars = [[v - low for v, (low, _) in zip(values, ends, strict=True)],
                     [high - v for v, (_, high) in zip(values, ends, strict=True)]]  # fmt: skip
             xs = [int(count) * 1.03 ** (place - 3) for count in counts]  # beside each other, not over each other
-            axes.errorbar(xs, values, yerr=bars, marker="o", markersize=4, capsize=2, label=runs[0]["title"])
+            axes.errorbar(xs, values, yerr=bars, marker="o", markersize=4, capsize=2, color=f"C{place}",
+                          label=runs[0]["title"])  # fmt: skip
         axes.set_xscale("log")
         axes.set_xticks([int(count) for count in counts], counts)
         axes.minorticks_off()
         axes.set_xlabel("training cases")
         axes.set_ylabel("Dice")
         axes.set_title(protocol.replace("_", " "))
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=7, loc="lower right")
+        if number == 1:  # every method has boxes; below the panels, it hides no line
+            figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=4)
     save_figure(figure, path)
