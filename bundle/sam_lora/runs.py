@@ -59,7 +59,7 @@ def write_provenance(folder: Path) -> None:
 
 # Settings that make a run what it is: with another value it would be another run. Epochs may grow.
 KEPT = ("batch_size", "accumulation_steps", "learning_rate", "weight_decay", "seed", "prompt_mode", "box_jitter",
-        "num_points", "min_pixels", "every", "label", "corrections", "absent", "balanced", "augment", "versions", "slices_per_epoch",
+        "num_points", "min_pixels", "every", "label", "corrections", "absent", "balanced", "parts", "augment", "versions", "slices_per_epoch",
         "optimizer_name", "decoder_learning_rate", "warm_up", "decay", "max_norm", "iou_weight", "amp")  # fmt: skip
 
 

@@ -34,7 +34,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **{name: _whole(0) for name in ("seed", "num_workers", "corrections", "patience", "warm_up", "versions")},
     **{name: _number(0, open_end=True) for name in ("learning_rate", "decoder_learning_rate", "alpha", "tolerance", "minutes")},
     **{name: _number(0) for name in ("weight_decay", "box_jitter", "max_norm", "iou_weight")},
-    **dict.fromkeys(("gradient_checkpointing", "empty_cache", "compile", "save_masks", "amp", "propagate", "everything", "overwrite", "tokens", "neighbours", "absent", "balanced", "augment",
+    **dict.fromkeys(("gradient_checkpointing", "empty_cache", "compile", "save_masks", "amp", "propagate", "everything", "overwrite", "tokens", "neighbours", "absent", "balanced", "parts", "augment",
                     "dicom_seg", "overlays"), _SWITCH),
     **dict.fromkeys(("dataset_dir", "datalist", "output_dir", "ckpt_dir", "resume", "adapter", "weights", "variant", "decoder", "prompt_mode", "image", "mask", "preset", "trunk_cache"), _TEXT),
     "optimizer_name": ("Adam, AdamW or another optimizer of torch.optim", lambda v: type(v) is str and hasattr(torch.optim, v)),

@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 
 from sam_lora.cases import CaseError
-from sam_lora.prompts import PADDING, check_mode, sample_prompts
+from sam_lora.prompts import MIXED, PADDING, check_mode, parts_of, sample_prompts
 
 IGNORED = -1.0  # label of an object that does not count: it fills a batch, or was moved out of the picture
 
@@ -63,12 +63,16 @@ class RandPromptsd(RandomizableTransform, MapTransform):
     In mode "mix" an object that is there and whose label has tokens is asked for twice, by them and by a person's prompt:
     it joins the masks and ``values`` once more, behind all others. The image is encoded once for both.
 
+    With ``min_part`` a click or box is about one connected part of an object, as evaluation by parts has it: each part joins
+    the masks and ``values`` in place of the whole. Whatever has no place (tokens, the whole frame) asks for the whole.
+
     Args:
         keys: the binary masks ``(P, H, W)``.
         mode: see :func:`sam_lora.prompts.sample_prompts`.
         jitter: how far the sides of a box move, in and out, relative to its length; 0 keeps the exact box.
         num_points: foreground clicks per object.
         tokens: the label values that have tokens, in their order.
+        min_part: see :func:`sam_lora.prompts.parts_of`; 0 asks for whole objects.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class RandPromptsd(RandomizableTransform, MapTransform):
         jitter: float = 0.0,
         num_points: int = 1,
         tokens: Sequence[int] = (),
+        min_part: int = 0,
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self)
@@ -86,7 +91,7 @@ class RandPromptsd(RandomizableTransform, MapTransform):
         if num_points < 1:
             raise ValueError(f"num_points must be at least 1, got {num_points}.")
         self.mode, self.jitter, self.num_points = check_mode(mode), jitter, num_points
-        self.tokens = list(tokens)
+        self.tokens, self.min_part = list(tokens), min_part
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the prompts of one sample, drawn from the transform's own random state."""
@@ -98,6 +103,13 @@ class RandPromptsd(RandomizableTransform, MapTransform):
                 twice = [p for p, mask in enumerate(masks) if tokens[p] is not None and mask.any()]
                 masks, tokens = np.concatenate([masks, masks[twice]]), [*tokens, *[None] * len(twice)]
                 d["values"] = torch.cat([d["values"], d["values"][twice]])
+            if self.min_part:
+                placed = [self.mode in MIXED or (self.mode == "mix" and (tokens is None or tokens[p] is None))
+                          for p in range(len(masks))]  # fmt: skip
+                parts = [parts_of(m, self.min_part) if placed[p] and m.any() else [m] for p, m in enumerate(masks)]
+                whose = [p for p, some in enumerate(parts) for _ in some]
+                masks, d["values"] = np.stack([m for some in parts for m in some]), d["values"][whose]
+                tokens = None if tokens is None else [tokens[p] for p in whose]
             lost = [not mask.any() and (tokens is None or tokens[p] is None) for p, mask in enumerate(masks)]
             asked = np.where(np.array(lost)[:, None, None], 1, masks)  # a stand-in: its prompt asks for nothing
             prompts = sample_prompts(asked, self.mode, self.R, self.jitter, self.num_points, tokens)

@@ -69,7 +69,10 @@ class Plan:
     def rules(self, method: Method) -> EvaluationRules:
         """How a method is measured."""
         protocols = [p for p in self.protocols if p != "automatic" or method.automatic]
-        return EvaluationRules(protocols, min_pixels=self.cohort.min_pixels, every=self.every, max_clicks=0)
+        parts = bool((self.settings or {}).get("parts", False))
+        return EvaluationRules(
+            protocols, min_pixels=self.cohort.min_pixels, every=self.every, max_clicks=0, parts=parts
+        )
 
 
 def learning(  # noqa: PLR0913  each argument is an option of the command
@@ -109,6 +112,7 @@ def learning(  # noqa: PLR0913  each argument is an option of the command
     else:
         if not minutes > 0:
             raise ValueError(f"minutes must be a number above 0, got {minutes!r}.")
+        refuse_parts(checked_methods(methods), settings or {})
         counts, names, cohort = checked_cases(cases), checked_methods(methods), load_cohort("hippocampus")
         plan = Plan(cohort, counts, names, minutes, writable_folder(Path(folder), "folder"), every=every,
                     settings=settings)  # fmt: skip
@@ -135,6 +139,15 @@ def checked_methods(methods: Any) -> list[str]:
         if name not in METHODS:
             raise ValueError(f"methods must be out of {', '.join(METHODS)}, got {name!r}.")
     return [name for name in METHODS if name in given]
+
+
+def refuse_parts(names: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """ValueError where objects would be asked for by parts and a peer was to learn them whole."""
+    whole = [name for name in names if name in ("fit", "peft", "unet")]
+    if settings.get("parts") and whole:
+        raise ValueError(
+            f"settings have parts, by which {', '.join(whole)} cannot be trained: leave them out of methods."
+        )
 
 
 def run_plan(plan: Plan, methods: Mapping[str, Method], validation_only: bool = False) -> dict[str, Any]:

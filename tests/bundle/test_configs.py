@@ -188,6 +188,28 @@ def test_batches_of_several_slices_train(tmp_path, dataset_dir):
     assert [row["slices"] for row in history] == [4, 8]  # a batch of three and one of one
 
 
+def test_objects_are_trained_and_evaluated_by_their_parts(tmp_path, dataset_dir):
+    for path in dataset_dir.glob("*/*.npz"):
+        arrays = dict(np.load(path))
+        arrays["gts"][:, 24:28, 30:36] = 1  # label 1 once more, far from the first
+        np.savez_compressed(path, **arrays)
+    options = {"parts": True, "prompt_mode": "box", "min_pixels": 4}
+    folder = train(tmp_path, dataset_dir, epochs=1, **options)
+    assert json.loads((folder / "config.json").read_text())["parts"]
+    further = {"dataset_dir": str(dataset_dir), "device": "cpu", "adapter": str(folder / "adapter_latest.safetensors"),
+               "protocols": ["oracle_box"], "max_clicks": 0, "min_pixels": 4}  # fmt: skip
+    by_parts, whole = (
+        json.loads(
+            (execute([TRAIN, EVALUATE], "train", tmp_path / name, **further, **more) / "metrics.json").read_text()
+        )
+        for name, more in (("parts", {"parts": True}), ("whole", {}))
+    )
+    assert (by_parts["rules"]["parts"], whole["rules"]["parts"]) == (True, False)
+    dice = [{row["label"]: row["dice"] for row in one["rows"]} for one in (by_parts, whole)]
+    assert dice[0]["block"] == dice[1]["block"]  # of one part: the same box
+    assert dice[0]["bar"] != dice[1]["bar"]
+
+
 def test_the_switches_are_understood(tmp_path, dataset_dir):
     options = {"empty_cache": True, "gradient_checkpointing": True, "decoder": "lora", "targets": ["q", "k", "v"],
                "layers": [8, 9], "intensity": {"window": [40, 400]}, "num_workers": 1, "epochs": 1, "amp": False}  # fmt: skip

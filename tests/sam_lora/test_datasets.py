@@ -174,6 +174,23 @@ def test_an_object_that_was_moved_out_of_the_picture_does_not_count_unless_its_l
     assert torch.equal(absent["label"], label)
 
 
+def test_by_parts_a_click_or_box_is_about_one_connected_part_and_tokens_about_the_whole_label():
+    label = torch.zeros(2, 16, 16)
+    label[0, 2:5, 2:5], label[0, 8:12, 9:14], label[1, 12:16, 0:4] = 1, 1, 1
+    sample = {"label": label, "values": torch.tensor([1, 2])}
+    boxes = RandPromptsd(mode="box", min_part=4)(sample)
+    assert boxes["values"].tolist() == [1, 1, 2]
+    assert boxes["points"].tolist() == [[[2, 2], [5, 5]], [[9, 8], [14, 12]], [[0, 12], [4, 16]]]
+    assert torch.equal(boxes["label"][:2].sum(0), label[0])
+    mixed = RandPromptsd(mode="mix", tokens=[1, 2], min_part=4)(sample)
+    assert mixed["values"].tolist() == [1, 2, 1, 1, 2]
+    assert torch.equal(mixed["label"][:2], label)
+    assert torch.equal(mixed["label"][2:], boxes["label"])
+    for mode in ("token", "full_box", "no"):
+        whole = RandPromptsd(mode=mode, tokens=[1, 2], min_part=4)(sample)
+        assert torch.equal(whole["label"], label)
+
+
 def test_mix_asks_for_an_object_by_its_tokens_and_once_more_as_a_person_would(dataset_dir):
     both = Compose([SplitObjectsd(), RandPromptsd(mode="mix", tokens=[1, 2])])
     sample = dataset(dataset_dir, transform=both, absent=[1, 2])[0]  # without label 2

@@ -12,7 +12,7 @@ from sam_lora.evaluation.cases import (
     measure_answers,
     only_one,
 )
-from sam_lora.evaluation.protocols import EvaluationRules, object_box
+from sam_lora.evaluation.protocols import EvaluationRules, object_boxes
 from sam_lora.evaluation.report import EvaluationReport
 from sam_lora.evaluation.segmenting import Answer
 from sam_lora.evaluation.truth import CaseTruth
@@ -27,6 +27,6 @@ __all__ = [
     "EvaluationRules",
     "evaluate_case",
     "measure_answers",
-    "object_box",
+    "object_boxes",
     "only_one",
 ]

@@ -14,7 +14,8 @@ COMPARED = ("mean_dice", "mean_object_dice", "mean_surface_dice", "mean_hd95", "
             "mean_false_positive", "share_missed", "share_failed_85", "share_failed_90")  # fmt: skip
 LESS_IS_BETTER = COMPARED[3:]
 EQUAL = {"protocols": "protocols", "label": "labels", "min_pixels": "min_pixels", "every": "every",
-         "tolerance": "tolerances", "max_clicks": "max_clicks", "seed": "seeds"}  # fmt: skip
+         "tolerance": "tolerances", "max_clicks": "max_clicks", "seed": "seeds", "parts": "parts"}  # fmt: skip
+SINCE = {"parts": False}  # what evaluations had that do not name it
 
 
 class ComparisonError(ValueError):
@@ -29,7 +30,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
         raise ComparisonError(f"{path} cannot be read as the metrics.json of an evaluation: {error}.") from error
     if not isinstance(content, dict) or not {"rules", "cases", "rows"} <= content.keys():
         raise ComparisonError(f"{path} is no metrics.json of an evaluation: it lacks rules, cases or rows.")
-    if not isinstance(content["rules"], dict) or not EQUAL.keys() <= content["rules"].keys():
+    if not isinstance(content["rules"], dict) or not EQUAL.keys() - SINCE <= content["rules"].keys():
         raise ComparisonError(f"{path} is no metrics.json of an evaluation: its rules lack one of {', '.join(EQUAL)}.")
     return content
 
@@ -60,7 +61,8 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
 
 def _refuse_other_rules(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     for key, word in EQUAL.items():
-        one, other = (sorted(r[key]) if key == "protocols" else r[key] for r in (first["rules"], second["rules"]))
+        rules = ({**SINCE, **evaluation["rules"]} for evaluation in (first, second))
+        one, other = (sorted(r[key]) if key == "protocols" else r[key] for r in rules)
         if one != other:
             raise ComparisonError(
                 f"The evaluations have different {word}, {_text(one)} and {_text(other)}: evaluate both with the same."

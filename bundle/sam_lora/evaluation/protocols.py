@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sam_lora.networks import Sam
-from sam_lora.prompts import Point, PromptError, box_of, corners, jitter_box, token
+from sam_lora.prompts import Point, PromptError, box_of, corners, jitter_box, parts_of, token
 
 BOXES = {"oracle_box": 0.0, "jittered_box": 0.1}  # -> how far a side moves, as a share of the box
 CLICKS = re.compile(r"clicks_([1-9]|10)")
@@ -39,6 +39,8 @@ class EvaluationRules:
         tolerance: of Surface Dice, in mm where the case has a spacing, else in pixels.
         max_clicks: with any ``clicks_N``, count the clicks to Dice 0.85 and 0.90 up to this many; 0 does not count.
         seed: of the jitter.
+        parts: a box protocol draws a box around each connected part of an object, of ``min_pixels`` or more, and the
+            answer is all that is found in them; else one box around all parts. An object of one part is asked alike.
 
     Raises:
         PromptError: if a protocol is unknown or there is none.
@@ -52,6 +54,7 @@ class EvaluationRules:
     tolerance: float = 1.0
     max_clicks: int = MAX_CLICKS
     seed: int = 0
+    parts: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocols", check_protocols(self.protocols))
@@ -81,10 +84,10 @@ def check_protocols(protocols: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def object_box(
-    protocol: str, mask: np.ndarray, case: str, k: int, value: int, seed: int = 0
-) -> tuple[float, float, float, float]:
-    """The box (x0, y0, x1, y1), in pixels, by which a box protocol asks for an object.
+def object_boxes(
+    protocol: str, mask: np.ndarray, case: str, k: int, value: int, rules: EvaluationRules
+) -> list[tuple[float, float, float, float]]:
+    """The boxes (x0, y0, x1, y1), in pixels, by which a box protocol asks for an object; one unless the rules have parts.
 
     Args:
         protocol: "oracle_box" or "jittered_box".
@@ -92,21 +95,37 @@ def object_box(
         case: name of the case.
         k: the slice.
         value: of the label.
-        seed: of the jitter.
+        rules: their ``parts``, ``min_pixels`` and ``seed``.
     """
-    box = box_of(mask)
+    boxes: list[tuple[float, float, float, float]]
+    boxes = [box_of(part) for part in (parts_of(mask, rules.min_pixels) if rules.parts else [mask])]
     if not BOXES[protocol]:
-        return box
-    drawn = hashlib.sha256(f"{seed}|{case}|{k}|{value}".encode()).digest()
+        return boxes
+    drawn = hashlib.sha256(f"{rules.seed}|{case}|{k}|{value}".encode()).digest()
     rng = np.random.RandomState(int.from_bytes(drawn[:4], "big"))
-    return jitter_box(box, BOXES[protocol], (mask.shape[0], mask.shape[1]), rng)
+    return [jitter_box(box, BOXES[protocol], (mask.shape[0], mask.shape[1]), rng) for box in boxes]
 
 
 def box_points(
-    protocol: str, masks: Mapping[int, np.ndarray], case: str, k: int, seed: int = 0
-) -> dict[int, list[Point]]:
-    """The prompts of a slice's objects in a box protocol: value -> the two corners; ``masks``: value -> ``(H, W)``."""
-    return {value: corners(object_box(protocol, mask, case, k, value, seed)) for value, mask in masks.items()}
+    protocol: str, masks: Mapping[int, np.ndarray], case: str, k: int, rules: EvaluationRules
+) -> list[tuple[int, list[Point]]]:
+    """The prompts of a slice's objects in a box protocol, see :func:`object_boxes`.
+
+    Args:
+        protocol: "oracle_box" or "jittered_box".
+        masks: value -> ``(H, W)``.
+        case: name of the case.
+        k: the slice.
+        rules: of the evaluation.
+
+    Returns:
+        For each box the value of its object and the two corners.
+    """
+    return [
+        (value, corners(box))
+        for value, mask in masks.items()
+        for box in object_boxes(protocol, mask, case, k, value, rules)
+    ]
 
 
 def automatic_points(network: Sam, labels: Mapping[int, str]) -> dict[int, list[Point]]:

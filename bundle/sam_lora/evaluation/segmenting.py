@@ -43,6 +43,11 @@ class Answer:
         self.masks.setdefault(value, {})[k] = mask
         self.iou[value, k] = iou
 
+    def add_parts(self, value: int, k: int, parts: Sequence[tuple[np.ndarray, float]]) -> None:
+        """Keep all that was found of an object on a slice, each part with its predicted IoU, whose mean it gets."""
+        masks, ious = zip(*parts, strict=True)
+        self.add(value, k, np.logical_or.reduce(masks), float(np.mean(ious)))
+
 
 class SliceDecoder:
     """Decodes the objects of a slice in one pass, as they are served when each is asked for alone.
@@ -125,10 +130,12 @@ def _ask_one_by_one(
     """The protocols that ask for each object of a slice by itself."""
     objects = truth.objects(k)
     for protocol in answers.keys() & BOXES.keys():
-        points = box_points(protocol, objects, truth.case.name, k, rules.seed)
-        found = decoder.decode(k, list(points.values()))
-        for value, mask, (_, iou) in zip(points, decoder.masks([f[0] for f in found]), found, strict=True):
-            answers[protocol].add(value, k, mask, iou)
+        asked = box_points(protocol, objects, truth.case.name, k, rules)
+        found = decoder.decode(k, [points for _, points in asked])
+        masks = decoder.masks([logits for logits, _ in found])
+        for value in objects:
+            mine = [n for n, (whose, _) in enumerate(asked) if whose == value]
+            answers[protocol].add_parts(value, k, [(masks[n], found[n][1]) for n in mine])
     if rules.clicks:
         _click(decoder, k, objects, answers, rules, feed_back)
 

@@ -23,7 +23,7 @@ from monai.utils import set_determinism
 from torch import Tensor
 
 from benchmarks.peers.job import Job, as_image, objects_of, read_cases, train_for
-from sam_lora.evaluation import Answer, CaseTruth, EvaluationRules, object_box
+from sam_lora.evaluation import Answer, CaseTruth, EvaluationRules, object_boxes
 from sam_lora.files import write_aside
 from sam_lora.prompts import box_of, jitter_box
 
@@ -60,7 +60,7 @@ class UNetSegmenter:
         for k in truth.chosen:
             grey = _grey(as_image(truth.case.image[k]))
             for value, mask in truth.objects(k).items():
-                box = object_box(protocol, mask, truth.case.name, k, value, rules.seed)
+                (box,) = object_boxes(protocol, mask, truth.case.name, k, value, rules)
                 logits = self.boxed(pad(torch.stack([grey, _filled(box, grey.shape)])).as_tensor()[None])
                 found = logits[0, 0, : grey.shape[0], : grey.shape[1]] > 0
                 answer.add(value, k, found.numpy(), float("nan"))

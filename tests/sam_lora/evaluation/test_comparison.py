@@ -47,6 +47,17 @@ def test_chance_is_no_lead():
     assert "no difference shown (8 patients)" in text
 
 
+def test_boxes_around_parts_and_around_all_of_an_object_are_not_compared(tmp_path):
+    before = metrics(SPREAD)
+    del before["rules"]["parts"]  # as it was written when there were no parts
+    (tmp_path / "metrics.json").write_text(json.dumps(before))
+    before = read_metrics(tmp_path / "metrics.json")
+    assert compare(before, metrics(SPREAD))["oracle_box"]["mean_dice"]["difference"] == 0
+    with pytest.raises(ComparisonError) as refused:
+        compare(before, metrics(SPREAD, parts=True))
+    assert str(refused.value) == ("The evaluations have different parts, False and True: evaluate both with the same.")
+
+
 def test_an_evaluation_equals_itself():
     found = compare(metrics(SPREAD), metrics(SPREAD))["oracle_box"]["mean_object_dice"]
     assert (found["difference"], found["ahead"], tuple(found["interval"])) == (0, None, (0, 0))

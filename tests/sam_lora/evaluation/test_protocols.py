@@ -5,31 +5,48 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sam_lora.evaluation import EvaluationRules, object_box
+from sam_lora.evaluation import EvaluationRules, object_boxes
 from sam_lora.evaluation.protocols import automatic_points, box_points, check_protocols
 from sam_lora.prompts import PromptError, box_of, token
 from tests.sam_lora.evaluation.toys import LABELS, toy_case, truth_of
 
 MASK = np.zeros((60, 80), bool)
 MASK[20:40, 10:50] = True
+RULES = EvaluationRules()
 
 
 def test_a_box_depends_on_seed_case_slice_and_label_alone():
-    box = object_box("jittered_box", MASK, "a", 3, 1)
+    (box,) = object_boxes("jittered_box", MASK, "a", 3, 1, RULES)
     np.random.RandomState(5).rand(7)
-    assert object_box("jittered_box", MASK, "a", 3, 1) == box
-    others = [
-        object_box("jittered_box", MASK, *place) for place in (("b", 3, 1), ("a", 4, 1), ("a", 3, 2), ("a", 3, 1, 1))
-    ]
+    assert object_boxes("jittered_box", MASK, "a", 3, 1, RULES) == [box]
+    places = (("b", 3, 1, RULES), ("a", 4, 1, RULES), ("a", 3, 2, RULES), ("a", 3, 1, EvaluationRules(seed=1)))
+    others = [object_boxes("jittered_box", MASK, *place)[0] for place in places]
     assert len({box, *others}) == 5
-    alone = box_points("jittered_box", {2: MASK}, "a", 3)
-    together = box_points("jittered_box", {1: MASK, 2: MASK}, "a", 3)
-    assert alone[2] == together[2] != together[1]
+    alone = box_points("jittered_box", {2: MASK}, "a", 3, RULES)
+    together = box_points("jittered_box", {1: MASK, 2: MASK}, "a", 3, RULES)
+    assert [value for value, _ in together] == [1, 2]
+    assert alone == together[1:]
+    assert alone[0][1] != together[0][1]
+
+
+def test_by_parts_each_connected_part_that_is_large_enough_has_a_box_and_an_object_of_one_is_asked_alike():
+    rules = EvaluationRules(parts=True, min_pixels=6)
+    assert object_boxes("jittered_box", MASK, "a", 3, 1, rules) == object_boxes("jittered_box", MASK, "a", 3, 1, RULES)
+    several = MASK.copy()
+    several[50:53, 60:62] = True
+    several[56, 70:75] = True  # five pixels
+    assert object_boxes("oracle_box", several, "a", 3, 1, rules) == [(10, 20, 50, 40), (60, 50, 62, 53)]
+    assert object_boxes("oracle_box", several, "a", 3, 1, RULES) == [(10, 20, 75, 57)]
+    first, second = object_boxes("jittered_box", several, "a", 3, 1, rules)
+    assert [first] == object_boxes("jittered_box", MASK, "a", 3, 1, rules)
+    assert np.abs(np.array(second) - (60, 50, 62, 53)).max() <= 0.3
+    asked = box_points("oracle_box", {1: several, 2: MASK}, "a", 3, rules)
+    assert [value for value, _ in asked] == [1, 1, 2]
 
 
 def test_a_jittered_box_moves_each_side_by_a_tenth_at_most_and_an_oracle_not_at_all():
-    assert object_box("oracle_box", MASK, "a", 0, 1) == box_of(MASK) == (10, 20, 50, 40)
-    moves = np.array([object_box("jittered_box", MASK, "a", k, 1) for k in range(200)]) - box_of(MASK)
+    assert object_boxes("oracle_box", MASK, "a", 0, 1, RULES) == [box_of(MASK)] == [(10, 20, 50, 40)]
+    moves = np.array([object_boxes("jittered_box", MASK, "a", k, 1, RULES)[0] for k in range(200)]) - box_of(MASK)
     limit = np.array([4, 2, 4, 2])
     assert (np.abs(moves) <= limit).all()
     assert (moves.min(0) < -0.9 * limit).all()

@@ -116,9 +116,29 @@ def test_answers_are_what_is_served(toy_sam):
     roi = {"roi": [x0, x1 - 1, y0, y1 - 1, 2, 2]}
     assert (answered("oracle_box")[2] == predictor.segment(roi)[:, :, 2].T).all()
     assert (answered("propagated") == np.moveaxis(predictor.segment(roi, propagated=True), (0, 1, 2), (2, 1, 0))).all()
-    points = {k: box_points("jittered_box", {1: label[k] == 1}, "toy", k)[1] for k in range(4)}
+    points = {k: box_points("jittered_box", {1: label[k] == 1}, "toy", k, rules)[0][1] for k in range(4)}
     assert (answered("jittered_box") == served([ObjectPrompts(1, "1", points)])).all()
     assert (answered("automatic") == served([ObjectPrompts(1, "1", {k: [] for k in range(4)})])).all()
+
+
+def test_an_object_of_several_parts_is_found_by_a_box_around_each_as_it_is_served():
+    label = np.zeros((1, 64, 64), np.uint8)
+    label[0, 8:16, 8:20], label[0, 40:56, 36:60] = 1, 1
+    image = label * 200
+    image[0, 20:36, 20:36] = 200  # as bright, between the parts, and not of the object
+    network = BrightSam()
+    network.iou = 0.5
+    answers = {}
+    for parts in (False, True):
+        truth = CaseTruth(case_of(label, image), {}, EvaluationRules(["oracle_box"], parts=parts))
+        answers[parts] = segment_case(Embedder(network), truth, truth.rules)["oracle_box"]
+    assert (answers[False].masks[1][0] != (label[0] > 0)).sum() == 16 * 16
+    assert np.array_equal(answers[True].masks[1][0], label[0] > 0)
+    assert answers[True].iou[1, 0] == 0.5
+    predictor = Predictor(Embedder(network))
+    predictor.set_volume(np.moveaxis(image, (0, 1, 2), (2, 1, 0)))
+    asked = [{"label": "vessel", "roi": [8, 19, 8, 15, 0, 0]}, {"label": "vessel", "roi": [36, 59, 40, 55, 0, 0]}]
+    assert np.array_equal(predictor.segment(asked)[:, :, 0].T, label[0])
 
 
 def test_labels_that_are_asked_for_together_share_no_pixel_and_absent_ones_are_measured():

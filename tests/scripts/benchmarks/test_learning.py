@@ -204,6 +204,8 @@ def test_the_splits_are_those_of_the_names(data_dir):
         ({"cases": [1, 51]}, "cases must be whole numbers from 1 to 50, got [1, 51]."),
         ({"cases": 0}, "cases must be whole numbers from 1 to 50, got 0."),
         ({"minutes": 0}, "minutes must be a number above 0, got 0."),
+        ({"settings": {"parts": True}, "methods": "fast,peft,unet"},
+         "settings have parts, by which peft, unet cannot be trained: leave them out of methods."),
     ],
 )  # fmt: skip
 def test_what_the_command_refuses(options, sentence, data_dir, tmp_path):
@@ -288,6 +290,10 @@ def test_the_lines_to_reach_are_measured_on_the_stored_slices(data_dir):
         target = TARGETS[name]
         assert target.at_least == {"jittered_box": bound}
         assert all(entry.get("axis", 2) == 2 for entry in load_cohort(target.cohort).test)
+    by_parts = TARGETS["ultrasound_parts"]
+    assert {**TARGETS["ultrasound_box"].settings, "parts": True} == by_parts.settings
+    plan = learning.Plan(load_cohort("ultrasound"), [48], ["base"], 20, data_dir, settings=by_parts.settings)
+    assert plan.rules(learning.METHODS["base"]).parts  # the base gets the same boxes
     assert all(entry["axis"] == 1 for entry in load_cohort(TARGETS["hippocampus_box_coronal"].cohort).test)
 
 
