@@ -93,7 +93,7 @@ def parts_of(mask: np.ndarray, min_pixels: int) -> list[np.ndarray]:
     numbers, count = ndimage.label(mask, np.ones((3, 3)))
     sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
     kept = np.flatnonzero(sizes >= min(min_pixels, sizes.max()))
-    return [np.where(numbers == n + 1, mask, 0).astype(mask.dtype) for n in kept]
+    return [mask * (numbers == n + 1) for n in kept]
 
 
 def jitter_box(

@@ -61,6 +61,7 @@ def write_provenance(folder: Path) -> None:
 KEPT = ("batch_size", "accumulation_steps", "learning_rate", "weight_decay", "seed", "prompt_mode", "box_jitter",
         "num_points", "min_pixels", "every", "label", "corrections", "absent", "balanced", "parts", "augment", "versions", "slices_per_epoch",
         "optimizer_name", "decoder_learning_rate", "warm_up", "decay", "max_norm", "iou_weight", "amp")  # fmt: skip
+SINCE = {"parts": False}  # what runs did whose config does not name it
 
 
 def refuse_changed_settings(folder: Path) -> None:
@@ -70,7 +71,7 @@ def refuse_changed_settings(folder: Path) -> None:
         ValueError: naming the first that differs, and both values.
     """
     path, now = folder / CONFIG, executed_config()
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = {**SINCE, **json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
     for name in KEPT:
         if before and now and before.get(name) != now.get(name):
             raise ValueError(

@@ -14,6 +14,8 @@ from sam_lora.metrics import nan_mean
 class VolumeDice(Metric):
     """Mean Dice of the volumes that slices add up to: of each label in each case, whatever order they come in.
 
+    What is asked for several times on a slice, by tokens and by a person, or part by part, counts each time.
+
     Absent labels that were segmented all the same count in the volume they are found in, and a case's label that is
     empty on both sides is left out.
     """

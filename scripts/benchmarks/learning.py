@@ -112,7 +112,8 @@ def learning(  # noqa: PLR0913  each argument is an option of the command
     else:
         if not minutes > 0:
             raise ValueError(f"minutes must be a number above 0, got {minutes!r}.")
-        refuse_parts(checked_methods(methods), settings or {})
+        if settings is not None and not isinstance(settings, Mapping):
+            raise ValueError(f"settings must be a dictionary, like \"{{'rank': 8}}\", got {settings!r}.")
         counts, names, cohort = checked_cases(cases), checked_methods(methods), load_cohort("hippocampus")
         plan = Plan(cohort, counts, names, minutes, writable_folder(Path(folder), "folder"), every=every,
                     settings=settings)  # fmt: skip
@@ -141,15 +142,6 @@ def checked_methods(methods: Any) -> list[str]:
     return [name for name in METHODS if name in given]
 
 
-def refuse_parts(names: Sequence[str], settings: Mapping[str, Any]) -> None:
-    """ValueError where objects would be asked for by parts and a peer was to learn them whole."""
-    whole = [name for name in names if name in ("fit", "peft", "unet")]
-    if settings.get("parts") and whole:
-        raise ValueError(
-            f"settings have parts, by which {', '.join(whole)} cannot be trained: leave them out of methods."
-        )
-
-
 def run_plan(plan: Plan, methods: Mapping[str, Method], validation_only: bool = False) -> dict[str, Any]:
     """Train all, choose the preset on the validation cases, and only then measure on the test cases.
 
@@ -158,7 +150,15 @@ def run_plan(plan: Plan, methods: Mapping[str, Method], validation_only: bool = 
     Returns:
         ``{"settings", "runs": {count: {name: {"title", "training", "validation", "test"}}}, "chosen": {count: name},
         "differences": {count: {name: {protocol: difference}}}}``; also in the folder's ``learning.json``.
+
+    Raises:
+        ValueError: if objects are to be asked for by parts, and a method knows whole ones only.
     """
+    whole = [name for name in plan.methods if not methods[name].by_parts]
+    if (plan.settings or {}).get("parts") and whole:
+        raise ValueError(
+            f"settings have parts, by which {', '.join(whole)} cannot be trained: leave them out of methods."
+        )
     _same_settings(plan)
     runs: dict[str, dict[str, Any]] = {}
     chosen: dict[str, str] = {}

@@ -66,7 +66,8 @@ TARGETS = {
         "ultrasound", ("base", "fast"), 20, ("jittered_box",), settings={**BOX, "image_size": 224}, every=1,
         at_least={"jittered_box": 0.87},
     ),
-    # A third of the labels are of several vessels or nerves, which nobody draws one box around.
+    # A quarter of the labels are several vessels or nerves, which nobody draws one box around. Wanted is what was asked
+    # of one box; the network as published is better here too.
     "ultrasound_parts": Target(
         "ultrasound", ("base", "fast"), 20, ("jittered_box",), settings={**BOX, "image_size": 224, "parts": True}, every=1,
         at_least={"jittered_box": 0.87},

@@ -193,9 +193,15 @@ def test_objects_are_trained_and_evaluated_by_their_parts(tmp_path, dataset_dir)
         arrays = dict(np.load(path))
         arrays["gts"][:, 24:28, 30:36] = 1  # label 1 once more, far from the first
         np.savez_compressed(path, **arrays)
-    options = {"parts": True, "prompt_mode": "box", "min_pixels": 4}
-    folder = train(tmp_path, dataset_dir, epochs=1, **options)
-    assert json.loads((folder / "config.json").read_text())["parts"]
+    options = {"prompt_mode": "box", "min_pixels": 4, "dataset_dir": str(dataset_dir)}
+    for parts, expected in ((True, [1, 1, 2]), (False, [1, 2])):
+        run = workflow(TRAIN, "train", tmp_path, ckpt_dir=str(tmp_path / "models"), parts=parts, **{**FAST, **options})
+        run.initialize()
+        for part in ("train", "validate"):
+            transform = run.parser.get_parsed_content(f"{part}#preprocessing")
+            sample = {"image": np.zeros((3, 30, 40), np.float32), "label": arrays["gts"][1]}
+            assert transform(sample)["values"].tolist() == expected
+    folder = train(tmp_path, dataset_dir, epochs=1, parts=True, prompt_mode="box", min_pixels=4)
     further = {"dataset_dir": str(dataset_dir), "device": "cpu", "adapter": str(folder / "adapter_latest.safetensors"),
                "protocols": ["oracle_box"], "max_clicks": 0, "min_pixels": 4}  # fmt: skip
     by_parts, whole = (

@@ -75,6 +75,12 @@ def test_a_run_is_not_continued_with_another_rank_or_other_cases(tmp_path, datas
     with pytest.raises(RuntimeError, match="Failed to") as error:
         train(tmp_path, dataset_dir, epochs=2, resume=str(folder), learning_rate=0.5)
     assert "was trained with learning_rate 0.001, now it is 0.5: keep it to resume" in str(chain(error.value))
+    config = json.loads((folder / "config.json").read_text())
+    del config["parts"]  # as a run was written when there were none
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RuntimeError, match="Failed to") as error:
+        train(tmp_path, dataset_dir, epochs=2, resume=str(folder), parts=True)
+    assert "was trained with parts False, now it is True: keep it to resume" in str(chain(error.value))
     (dataset_dir / "train" / "case1.npz").unlink()
     with pytest.raises(RuntimeError, match="Failed to") as error:
         train(tmp_path, dataset_dir, epochs=2, resume=str(folder))

@@ -29,5 +29,9 @@ def test_slices_add_up_to_volumes_in_any_order():
             metric.update(one)
         assert math.isclose(metric.compute(), expected)
     metric.reset()
+    # a label of two parts, asked for twice: the first answer is its part, the second both parts
+    metric.update(item(0, [1, 1], [half, full], [half, half[::-1]]))
+    assert math.isclose(metric.compute(), 2 * (2 + 2) / (2 + 2 + 4 + 2))
+    metric.reset()
     metric.update(item(0, [2], [empty], [empty]))
     assert math.isnan(metric.compute())

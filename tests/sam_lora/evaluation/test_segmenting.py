@@ -7,7 +7,7 @@ import torch
 from sam_lora.embedding import Embedder
 from sam_lora.evaluation import CaseTruth, EvaluationRules, evaluate_case
 from sam_lora.evaluation.protocols import box_points
-from sam_lora.evaluation.segmenting import segment_case
+from sam_lora.evaluation.segmenting import Answer, segment_case
 from sam_lora.predictor import Predictor
 from sam_lora.prompts import PromptError, box_of
 from sam_lora.requests import ObjectPrompts
@@ -135,6 +135,9 @@ def test_an_object_of_several_parts_is_found_by_a_box_around_each_as_it_is_serve
     assert (answers[False].masks[1][0] != (label[0] > 0)).sum() == 16 * 16
     assert np.array_equal(answers[True].masks[1][0], label[0] > 0)
     assert answers[True].iou[1, 0] == 0.5
+    answer = Answer()
+    answer.add_parts(1, 0, [(label[0, :32] > 0, 0.9), (np.zeros((32, 64), bool), 0.1)])
+    assert answer.iou[1, 0] == pytest.approx((96 * 0.9 + 0.1) / 97)  # what found next to nothing says next to nothing
     predictor = Predictor(Embedder(network))
     predictor.set_volume(np.moveaxis(image, (0, 1, 2), (2, 1, 0)))
     asked = [{"label": "vessel", "roi": [8, 19, 8, 15, 0, 0]}, {"label": "vessel", "roi": [36, 59, 40, 55, 0, 0]}]

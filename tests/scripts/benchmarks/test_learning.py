@@ -203,6 +203,7 @@ def test_the_splits_are_those_of_the_names(data_dir):
         ({"methods": "fast,slow"}, "methods must be out of base, fast, accurate, decoder, full, fit, peft, unet, got 'slow'."),
         ({"cases": [1, 51]}, "cases must be whole numbers from 1 to 50, got [1, 51]."),
         ({"cases": 0}, "cases must be whole numbers from 1 to 50, got 0."),
+        ({"settings": "rank"}, "settings must be a dictionary, like \"{'rank': 8}\", got 'rank'."),
         ({"minutes": 0}, "minutes must be a number above 0, got 0."),
         ({"settings": {"parts": True}, "methods": "fast,peft,unet"},
          "settings have parts, by which peft, unet cannot be trained: leave them out of methods."),
