@@ -17,7 +17,7 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
     "networks": {"torch", "sam_lora.networks"},
     "lora": {"torch"},
     "files": set(),
-    "prompts": {"numpy", "torch"},
+    "prompts": {"numpy", "torch", "scipy"},
     "requests": {"numpy", "sam_lora.prompts"},
     "arrays": {"numpy", "sam_lora.prompts"},
     "drawn": {"numpy", "sam_lora.prompts", "sam_lora.requests"},
