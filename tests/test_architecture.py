@@ -17,7 +17,8 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
     "networks": {"torch", "sam_lora.networks"},
     "lora": {"torch"},
     "files": set(),
-    "prompts": {"numpy", "torch", "scipy"},
+    "prompts": {"numpy", "torch"},
+    "parts": {"numpy", "scipy"},
     "requests": {"numpy", "sam_lora.prompts"},
     "arrays": {"numpy", "sam_lora.prompts"},
     "drawn": {"numpy", "sam_lora.prompts", "sam_lora.requests"},
@@ -166,6 +167,7 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
         "sam_lora.networks",
         "sam_lora.page",
         "sam_lora.plots",
+        "sam_lora.parts",
         "sam_lora.prompts",
         "sam_lora.propagation",
         "sam_lora.reading",
@@ -222,7 +224,7 @@ ALLOWED = {  # part -> third-party packages and parts of ours that it may import
         "sam_lora.shown",
         "sam_lora.view",
     },
-    "transforms": {"numpy", "torch", "monai", "sam_lora.cases", "sam_lora.prompts"},
+    "transforms": {"numpy", "torch", "monai", "sam_lora.cases", "sam_lora.parts", "sam_lora.prompts"},
 }
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 MODES = ("no", "token", "box", "full_box", "point", "pt_box", "mix")
@@ -78,22 +77,6 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     if not len(xs):
         raise PromptError("A mask without a single pixel has no box.")
     return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
-
-
-def parts_of(mask: np.ndarray, min_pixels: int) -> list[np.ndarray]:
-    """The connected parts of an object on a slice, as a person would draw a box around each.
-
-    Args:
-        mask: ``(H, W)``, bool or 0 and 1, not empty. Pixels that touch at a corner are connected.
-        min_pixels: smaller parts are left out; where all are smaller, the largest stays.
-
-    Returns:
-        Masks ``(H, W)`` of the same type, from the upper edge down.
-    """
-    numbers, count = ndimage.label(mask, np.ones((3, 3)))
-    sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
-    kept = np.flatnonzero(sizes >= min(min_pixels, sizes.max()))
-    return [mask * (numbers == n + 1) for n in kept]
 
 
 def jitter_box(

@@ -11,7 +11,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 
 from sam_lora.cases import CaseError
-from sam_lora.prompts import MIXED, PADDING, check_mode, parts_of, sample_prompts
+from sam_lora.parts import parts_of
+from sam_lora.prompts import MIXED, PADDING, check_mode, sample_prompts
 
 IGNORED = -1.0  # label of an object that does not count: it fills a batch, or was moved out of the picture
 
@@ -72,7 +73,7 @@ class RandPromptsd(RandomizableTransform, MapTransform):
         jitter: how far the sides of a box move, in and out, relative to its length; 0 keeps the exact box.
         num_points: foreground clicks per object.
         tokens: the label values that have tokens, in their order.
-        min_part: see :func:`sam_lora.prompts.parts_of`; 0 asks for whole objects.
+        min_part: see :func:`sam_lora.parts.parts_of`; 0 asks for whole objects.
     """
 
     def __init__(

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from sam_lora.networks import Sam
-from sam_lora.prompts import Point, PromptError, box_of, corners, jitter_box, parts_of, token
+from sam_lora.parts import parts_of
+from sam_lora.prompts import Point, PromptError, box_of, corners, jitter_box, token
 
 BOXES = {"oracle_box": 0.0, "jittered_box": 0.1}  # -> how far a side moves, as a share of the box
 CLICKS = re.compile(r"clicks_([1-9]|10)")
