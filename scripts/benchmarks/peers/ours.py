@@ -58,7 +58,7 @@ def build_full(**settings: Any) -> FullSam:
     merge_lora(adapted)  # at its start it adds nothing
     network = FullSam(adapted.image_encoder, adapted.image_size, adapted.normalization)
     network.prompt_encoder, network.mask_decoder = adapted.prompt_encoder, adapted.mask_decoder
-    network.spec, network.neighbours = adapted.spec, adapted.neighbours
+    network.spec, network.neighbours, network.tokens = adapted.spec, adapted.neighbours, adapted.tokens
     return network.requires_grad_(True)
 
 
@@ -143,6 +143,8 @@ def load_full(job: Job) -> Segmenter:
     """The network that was fine-tuned whole."""
     path = run_folder(job) / ADAPTER
     adapter = read_adapter(path)
-    network = build_full(image_size=adapter.spec.image_size, decoder=adapter.spec.decoder)
+    spec = adapter.spec
+    network = build_full(image_size=spec.image_size, decoder=spec.decoder, neighbours=spec.neighbours,
+                         labels=spec.labels, tokens=bool(spec.tokens))  # fmt: skip
     network.load_adapter_tensors(adapter.tensors, path)
     return sam_segmenter(network)

@@ -287,6 +287,15 @@ def test_settings_of_a_job_go_over_those_of_its_two_networks(cohort, tmp_path, m
         assert settings == {**ours.COMMON, **ours.PROMPTS[part], "rank": 2, "image_size": 28}
 
 
+def test_full_fine_tuning_is_measured_as_it_was_trained(cohort, tmp_path, monkeypatch):
+    settings = {"neighbours": True, "tokens": True, "image_size": 56, "layers": "late"}
+    job = Job(cohort.training[:1], LABELS, 0.1, 0, tmp_path, 1, settings)
+    ours.train_full(job)
+    monkeypatch.setattr(ours, "sam_segmenter", lambda network: network)
+    network = ours.load_full(job)
+    assert (network.neighbours, network.tokens, network.image_size) == (True, (1, 2), 56)
+
+
 def test_the_lines_to_reach_are_measured_on_the_stored_slices(data_dir):
     for name, bound in (("hippocampus_box", 0.88), ("ultrasound_box", 0.87)):
         target = TARGETS[name]
