@@ -14,7 +14,6 @@ from monai.data import Dataset
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 from monai.transforms import (
-    CenterSpatialCrop,
     Compose,
     RandAdjustContrastd,
     RandAffined,
@@ -56,8 +55,10 @@ class VolumeSegmenter:
     def __call__(self, truth: CaseTruth, _: EvaluationRules) -> dict[str, Answer]:
         """Answer ``automatic``, all that it can."""
         volume = _standardized(truth.case.image)
-        logits = self.network(_pad(self.side, volume.shape[1:])(volume)[None])[0]
-        found = CenterSpatialCrop(volume.shape[1:])(logits).argmax(0)
+        padded = _pad(self.side, volume.shape[1:])(volume)
+        before = [(whole - own) // 2 for whole, own in zip(padded.shape[1:], volume.shape[1:], strict=True)]
+        inside = tuple(slice(first, first + own) for first, own in zip(before, volume.shape[1:], strict=True))
+        found = self.network(padded[None])[0].argmax(0)[inside]
         answer = Answer()
         for k in truth.chosen:
             for place, value in enumerate(self.values, 1):

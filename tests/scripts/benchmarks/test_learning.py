@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import learning, target_lines
 from benchmarks.cohorts import Cohort, load_cohort
@@ -14,8 +15,9 @@ from benchmarks.peers import ours, unet3d
 from benchmarks.peers.job import Job, Method, train_for
 from benchmarks.peers.table import METHODS
 from benchmarks.targets import TARGETS
-from sam_lora.evaluation import Answer, EvaluationRules
+from sam_lora.evaluation import Answer, CaseTruth, EvaluationRules
 from tests.conftest import phantom
+from tests.sam_lora.evaluation.toys import case_of
 
 LABELS = {1: "bar", 2: "block"}
 
@@ -321,6 +323,20 @@ def test_a_method_without_prompts_runs_where_it_is_named_and_is_measured_by_what
     assert (found["jittered_box"], found["automatic"]["ahead"]) == (None, "second")
     (row,) = [line for line in table(figures).splitlines() if line.startswith("| MONAI 3D U-Net")]
     assert row.split(" | ")[1] == ""
+
+
+def test_a_network_of_volumes_answers_voxel_by_voxel_whatever_the_volumes_sides():
+    class Bright(torch.nn.Module):
+        def forward(self, volume):
+            return torch.cat([volume * 0, volume], 1)
+
+    image = np.zeros((5, 11, 8), np.uint8)
+    image[1:4, 3:6, 0:4] = 200
+    rules = EvaluationRules(["automatic"])
+    truth = CaseTruth(case_of((image > 0).astype(np.uint8), image), {1: "block"}, rules)
+    answer = unet3d.VolumeSegmenter(Bright(), [1], [4, 9, 9])(truth, rules)["automatic"]
+    for k in range(1, 4):
+        assert np.array_equal(answer.masks[1][k], image[k] > 0)
 
 
 def test_a_network_of_volumes_learns_them_and_keeps_their_places(cohort, tmp_path):
