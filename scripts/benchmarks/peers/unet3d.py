@@ -1,4 +1,4 @@
-"""A MONAI U-Net from scratch that sees whole volumes: what the slices beside one tell of labels without a prompt.
+"""A MONAI U-Net from scratch that sees whole volumes, for labels without a prompt.
 
 It is made for volumes of few voxels, which it takes whole, all padded to one size.
 """
@@ -35,7 +35,7 @@ MULTIPLE = 2 ** len(STRIDES)  # of every side of what the network takes
 
 
 def build(classes: int) -> UNet:
-    """A 3D U-Net of four levels."""
+    """A 3D U-Net of four levels: ``(B, 1, K, H, W)`` -> logits ``(B, classes, K, H, W)``; sides are multiples of 8."""
     return UNet(3, 1, classes, (24, 48, 96, 192), STRIDES, num_res_units=2, norm="instance")
 
 
@@ -56,6 +56,7 @@ class VolumeSegmenter:
         """Answer ``automatic``, all that it can."""
         volume = _standardized(truth.case.image)
         padded = _pad(self.side, volume.shape[1:])(volume)
+        # What SpatialPad put before; MONAI's CenterSpatialCrop begins one voxel later where a side is odd.
         before = [(whole - own) // 2 for whole, own in zip(padded.shape[1:], volume.shape[1:], strict=True)]
         inside = tuple(slice(first, first + own) for first, own in zip(before, volume.shape[1:], strict=True))
         found = self.network(padded[None])[0].argmax(0)[inside]
@@ -75,7 +76,11 @@ def load(job: Job) -> VolumeSegmenter:
 
 
 def train(job: Job) -> dict[str, Any]:
-    """Train on whole volumes for the job's time."""
+    """Train on whole volumes for the job's time.
+
+    Returns:
+        Seconds taken, and slices seen: of a volume as many as the training volumes have in the mean, rounded.
+    """
     classes = np.array([0, *job.labels])
     samples = [
         {"image": _standardized(case.image), "label": torch.from_numpy(np.searchsorted(classes, case.label))[None]}
@@ -110,7 +115,12 @@ def _standardized(image: np.ndarray) -> Tensor:
 
 
 def _pad(side: list[int], shape: Any) -> SpatialPad:
-    """Equally before and after, to what training saw, or more where a volume is larger."""
+    """Pads ``(1, K, H, W)`` equally before and after, to what training saw, or more where a volume is larger.
+
+    Args:
+        side: voxels ``(K, H, W)`` of the largest training volume along each axis.
+        shape: of the volume, likewise.
+    """
     return SpatialPad([-(-max(most, own) // MULTIPLE) * MULTIPLE for most, own in zip(side, shape, strict=True)])
 
 
